@@ -1,0 +1,1 @@
+"""The aligned sample of a revision's weights."""
