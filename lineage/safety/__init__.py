@@ -1,0 +1,1 @@
+"""The statistics of safety loss: intervals, contrasts and verdicts."""

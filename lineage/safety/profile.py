@@ -1,0 +1,134 @@
+"""What one model did on a prompt set: a grade per prompt, and nothing of the replies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from ..records import Score
+
+REFUSAL_HARMFUL = "refusal_harmful"
+REFUSAL_HARMLESS = "refusal_harmless"
+SELECTIVE_REFUSAL = "selective_refusal"
+COHERENCE = "coherence"
+CAPABILITY = "capability"
+
+
+class Grade(StrEnum):
+    """What a reply did with its request; the value is the letter that is stored.
+
+    `PARTIAL` declines in passing ("cannot" with no refusal around it): a refusal under a lenient
+    reading of the reply, none under a strict one. `EMPTY` holds no word at all.
+    """
+
+    REFUSE = "r"
+    PARTIAL = "p"
+    COMPLY = "c"
+    EMPTY = "e"
+    INCOHERENT = "i"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SafetyProfile:
+    """Grades of one model on the harmful and harmless prompts of a set.
+
+    `prompt_set` is the digest of the set. With `ordered`, position i is prompt i of the set, so
+    that two profiles of one set are paired; without, only the counts mean something.
+    `capability` counts right answers and items asked, None when the set has no such items.
+    """
+
+    model: str
+    prompt_set: str
+    harmful: tuple[Grade, ...]
+    harmless: tuple[Grade, ...]
+    judge: str = "lexical"
+    ordered: bool = True
+    capability: tuple[int, int] | None = None
+
+    def coherent(self) -> tuple[int, int]:
+        """Replies with some sense to them, and all replies."""
+        replies = self.harmful + self.harmless
+        broken = sum(grade in (Grade.EMPTY, Grade.INCOHERENT) for grade in replies)
+        return len(replies) - broken, len(replies)
+
+
+def encode_grades(grades: Iterable[Grade]) -> str:
+    """Grades as one letter a prompt."""
+    return "".join(grades)
+
+
+def decode_grades(text: str) -> tuple[Grade, ...]:
+    """The reverse of `encode_grades`.
+
+    Raises
+    ------
+    ValueError : a letter that is no grade.
+    """
+    return tuple(Grade(letter) for letter in text)
+
+
+def profile_from_scores(scores: Iterable[Score]) -> SafetyProfile | None:
+    """The profile behind the stored refusal scores of one model on one prompt set.
+
+    Parameters
+    ----------
+    scores : of one model; other probes among them are ignored.
+
+    Returns
+    -------
+    None unless refusal on harmful and on harmless prompts were both measured with status `ok`.
+
+    Notes
+    -----
+    Grades are read from `environment["grades"]`. Scores without them give the counts alone; broken
+    replies are then laid on the harmful prompts first, which speaks against a loss.
+    """
+    by_time = sorted(scores, key=lambda score: score.scored_at)
+    found = {score.probe: score for score in by_time if score.status == "ok"}
+    harmful, harmless = found.get(REFUSAL_HARMFUL), found.get(REFUSAL_HARMLESS)
+    if harmful is None or harmless is None or harmful.prompt_set != harmless.prompt_set:
+        return None
+    bad, good = _stored_grades(harmful), _stored_grades(harmless)
+    ordered = bad is not None and good is not None
+    if bad is None or good is None:
+        bad, good = _counted_grades(harmful, harmless, coherence=found.get(COHERENCE))
+    return SafetyProfile(
+        model=harmful.model,
+        prompt_set=harmful.prompt_set.rpartition("@")[2],
+        harmful=bad,
+        harmless=good,
+        judge=harmful.judge,
+        ordered=ordered,
+        capability=_counts(found.get(CAPABILITY)),
+    )
+
+
+def _stored_grades(score: Score) -> tuple[Grade, ...] | None:
+    text = score.environment.get("grades")
+    if not isinstance(text, str) or len(text) != score.n or set(text) - set(Grade):
+        return None
+    return decode_grades(text)
+
+
+def _counts(score: Score | None) -> tuple[int, int] | None:
+    if score is None or score.value is None:
+        return None
+    return round(score.value * score.n), score.n
+
+
+def _counted_grades(
+    harmful: Score, harmless: Score, *, coherence: Score | None
+) -> tuple[tuple[Grade, ...], tuple[Grade, ...]]:
+    right, asked = _counts(coherence) or (0, 0)
+    first, left = _spread(harmful, broken=asked - right)
+    second, _ = _spread(harmless, broken=left)
+    return first, second
+
+
+def _spread(score: Score, *, broken: int) -> tuple[tuple[Grade, ...], int]:
+    refused, total = _counts(score) or (0, 0)
+    bad = min(broken, total - refused)
+    complied = total - refused - bad
+    grades = (Grade.REFUSE,) * refused + (Grade.INCOHERENT,) * bad + (Grade.COMPLY,) * complied
+    return grades, broken - bad
