@@ -1,0 +1,1 @@
+"""From sketches to parents: geometry, evidence, merges and the graph."""

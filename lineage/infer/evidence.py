@@ -1,0 +1,175 @@
+"""Typed evidence for an edge, each clue with its log-likelihood ratio.
+
+The ratios are bounded weights of evidence: what each kind of clue, when it speaks, is worth
+against "child does not come from parent". They sum to the confidence of the edge.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..records import Clue
+from .family import Family
+from .kinship import Kinship
+from .order import arrow_llr
+from .placement import SAME_PATH, Placement
+from .relation import Step
+
+EXACT = 8.0
+PRIOR = -1.0
+TIME = 3.5
+MARGIN_SLOPE = 4.0
+BETA_SCALE = 0.06
+
+
+def sum_confidence(clues: Sequence[Clue], *, prior: float = PRIOR) -> float:
+    """Probability from a prior log-odds and the clues' summed ratios, within [0.01, 0.999]."""
+    total = float(np.clip(prior + sum(c.llr for c in clues), -30, 30))
+    return float(np.clip(1 / (1 + math.exp(-total)), 0.01, 0.999))
+
+
+def edge_clues(
+    family: Family, decision: Placement, parent: int, *, step: Step, runner: int | None
+) -> tuple[Clue, ...]:
+    """Everything measured on one edge, the decisive clue first."""
+    clues = [_decisive(decision)]
+    clues += [_distance(family, decision.child, parent, runner), *_time(family, decision, parent)]
+    delta = family.delta(decision.child, parent)
+    clues.append(
+        Clue(
+            kind="frozen",
+            statistic="share of weights in unchanged blocks",
+            value=delta.frozen_share,
+            n=sum(b.count for b in delta.matrices),
+        )
+    )
+    if step.shape is not None and step.shape.matrices:
+        clues += _shape_clues(step)
+    return tuple(clues)
+
+
+def kinship_clue(kinship: Kinship, a: int, b: int) -> Clue:
+    """Agreement of matched hidden units, judged against shuffled ones."""
+    return Clue(
+        kind="family",
+        statistic="cosine of matched hidden units",
+        value=float(kinship.agreement[a, b]),
+        p_value=float(kinship.p_value[a, b]),
+        n=kinship.pairs,
+        ci_low=-2 * kinship.null_sd,
+        ci_high=2 * kinship.null_sd,
+    )
+
+
+def direction_clues(family: Family, decision: Placement, parent: int) -> tuple[Clue, ...]:
+    """What says which of the two came first."""
+    child = decision.child
+    clues: list[Clue] = []
+    if decision.rule in ("nearest", "frozen"):
+        arrow = arrow_llr(family.members, child, parent, geometry=family.geometry)
+        told = "the step starts at the parent: orthogonal to it, or a projection of it"
+        clues.append(Clue(kind="drift", statistic=told, value=arrow, llr=arrow))
+    if decision.rule == "merge":
+        told = "a merge averages its parents; solved for one of them it would magnify"
+        clues.append(Clue(kind="averaging", statistic=told, value=1.0, llr=EXACT))
+    if family.traits[child].lossy and not family.traits[parent].lossy:
+        told = "grid or zeros in the child only"
+        clues.append(Clue(kind="lost precision", statistic=told, value=1.0, llr=EXACT))
+    return (*clues, *_dates(family, child, parent))
+
+
+def _decisive(decision: Placement) -> Clue:
+    measure = decision.measure if decision.measure is not None else 1.0
+    match decision.rule:
+        case "merge":
+            return Clue(
+                kind="rounding_floor",
+                statistic="residual over rounding floor",
+                value=measure,
+                llr=EXACT,
+            )
+        case "quantized":
+            return Clue(
+                kind="grid",
+                statistic="share of weights within half a step",
+                value=measure,
+                llr=EXACT if measure >= 0.999 else 1.0,
+            )
+        case "pruned":
+            return Clue(
+                kind="zeros", statistic="share vanished, all others kept", value=measure, llr=EXACT
+            )
+        case "frozen":
+            return Clue(
+                kind="frozen",
+                statistic="share frozen, the most of any candidate",
+                value=measure,
+                llr=EXACT * min(1.0, measure + 0.5),
+            )
+        case "copy":
+            return Clue(
+                kind="rounding", statistic="all weights equal up to a cast", value=1.0, llr=EXACT
+            )
+        case "shuffled":
+            return Clue(
+                kind="permutation",
+                statistic="rows with the same sorted values",
+                value=measure,
+                llr=EXACT,
+            )
+    beta = decision.beta
+    if beta is None:
+        return Clue(kind="geometry", statistic="nearest earlier member", value=0.0, llr=1.0)
+    # A path that is kept speaks for the member at its end; one that is not speaks for its start.
+    margin = beta - SAME_PATH if decision.kept else SAME_PATH - beta
+    told = "the path to the parent, kept" if decision.kept else "the path to a nearer sibling, kept"
+    llr = float(np.clip(margin / BETA_SCALE, -3, 3))
+    return Clue(kind="geometry", statistic=told, value=beta, llr=llr)
+
+
+def _distance(family: Family, child: int, parent: int, runner: int | None) -> Clue:
+    relative = family.geometry.relative(child, parent)
+    if runner is None:
+        return Clue(kind="distance", statistic="relative distance", value=relative, llr=1.0)
+    mine = family.geometry.square_distance(child, parent)
+    other = family.geometry.square_distance(child, runner)
+    margin = math.log(max(other, 1e-30) / max(mine, 1e-30))
+    llr = float(np.clip(MARGIN_SLOPE * margin, -1.0, 4.0))
+    return Clue(kind="distance", statistic="relative distance", value=relative, llr=llr)
+
+
+def _time(family: Family, decision: Placement, parent: int) -> tuple[Clue, ...]:
+    # Dates already narrowed the candidates; here they are shown, not counted a second time.
+    return tuple(
+        Clue(kind=c.kind, statistic=c.statistic, value=c.value)
+        for c in _dates(family, decision.child, parent)
+    )
+
+
+def _dates(family: Family, child: int, parent: int) -> tuple[Clue, ...]:
+    a, b = family.members[parent].created, family.members[child].created
+    if a is None or b is None:
+        return ()
+    days = (b - a).total_seconds() / 86_400
+    return (
+        Clue(
+            kind="time",
+            statistic="days from parent to child",
+            value=days,
+            llr=TIME if days > 0 else -TIME,
+        ),
+    )
+
+
+def _shape_clues(step: Step) -> tuple[Clue, ...]:
+    shape = step.shape
+    if shape is None:
+        return ()
+    return (
+        Clue(kind="delta", statistic="rank above rounding", value=float(shape.rank)),
+        Clue(kind="delta", statistic="energy in four directions", value=shape.top_energy),
+        Clue(kind="delta", statistic="shared left direction", value=shape.coherence),
+    )

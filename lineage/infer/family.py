@@ -1,0 +1,111 @@
+"""One family under inference: its members, its geometry and what was compared so far."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from ..compute import Compute
+from .delta import Delta, compare
+from .geometry import Geometry, measure_geometry
+from .merges import Mixture, find_mixture
+from .order import family_order, later_copies
+from .specimen import Specimen
+from .traits import Traits, measure_traits
+
+NEAREST = 12
+
+
+@dataclass(slots=True, kw_only=True)
+class Family:
+    """Members of one family, in order of descent, with lazily compared pairs.
+
+    `copies` are members that an original stands in for wherever a parent is sought. `order`
+    lists member indices, ancestors first; `rank[i]` is i's place in it. A pair is compared at
+    most once, and only when a decision needs it.
+    """
+
+    members: Sequence[Specimen]
+    geometry: Geometry
+    traits: Sequence[Traits]
+    mixtures: dict[int, Mixture]
+    copies: set[int]
+    order: Sequence[int]
+    rank: dict[int, int]
+    deltas: dict[tuple[int, int], Delta] = field(default_factory=dict)
+
+    @property
+    def dated(self) -> bool:
+        """Whether every member has a date."""
+        return all(one.created is not None for one in self.members)
+
+    def delta(self, child: int, parent: int) -> Delta:
+        """The comparison of two members."""
+        if (child, parent) not in self.deltas:
+            self.deltas[child, parent] = compare(self.members[child], self.members[parent])
+        return self.deltas[child, parent]
+
+    def predecessors(self, child: int) -> list[int]:
+        """Members that can have come before `child`, nearest first."""
+        before = [i for i in self.order if i not in self.copies and self._before(i, child)]
+        return sorted(before, key=lambda i: self.geometry.square_distance(child, i))
+
+    def nearest(self, child: int) -> list[int]:
+        """The nearest predecessors, as many as are worth comparing weight by weight."""
+        return self.predecessors(child)[:NEAREST]
+
+    def _before(self, one: int, child: int) -> bool:
+        a, b = self.members[one].created, self.members[child].created
+        if self.dated and a is not None and b is not None:
+            return a < b
+        return self.rank[one] < self.rank[child]
+
+
+def assemble(members: Sequence[Specimen], *, compute: Compute) -> Family:
+    """Measure a family: geometry, traits, exact mixtures, order.
+
+    Notes
+    -----
+    O(n^2 d) for the Gram matrices, O(n^2) mixture fits.
+    """
+    geometry = measure_geometry(members, compute=compute)
+    traits = [measure_traits(one) for one in members]
+    copies = later_copies(members, geometry)
+    leaves = {i for i, t in enumerate(traits) if t.lossy} | copies
+    dated = all(one.created is not None for one in members)
+    mixtures = {} if dated else _undated_mixtures(members, geometry, leaves)
+    order = family_order(members, geometry, last=leaves | set(mixtures))
+    return Family(
+        members=members,
+        geometry=geometry,
+        traits=traits,
+        mixtures=mixtures,
+        copies=copies,
+        order=order,
+        rank={i: at for at, i in enumerate(order)},
+    )
+
+
+def mixture_of(family: Family, child: int) -> Mixture | None:
+    """The exact mixture of earlier members that `child` is, or None."""
+    if child in family.mixtures:
+        return family.mixtures[child]
+    if not family.dated:
+        return None
+    return find_mixture(child, family.predecessors(child), family.geometry)
+
+
+def _undated_mixtures(
+    members: Sequence[Specimen], geometry: Geometry, leaves: set[int]
+) -> dict[int, Mixture]:
+    """Exact mixtures without dates, among members that are not leaves by their own weights."""
+    squares = geometry.square_distances()
+    found: dict[int, Mixture] = {}
+    for child in range(len(members)):
+        if child in leaves:
+            continue
+        near = [int(i) for i in squares[child].argsort() if i != child and i not in leaves]
+        mixture = find_mixture(child, near, geometry)
+        if mixture is not None:
+            found[child] = mixture
+    return found

@@ -1,0 +1,145 @@
+"""Related or not: matched hidden units against the same units shuffled.
+
+Training is equivariant to a permutation of hidden units, so for two independently trained models
+the i-th unit of one is no nearer to the i-th unit of the other than to any other unit (Zhu et al.
+2025, "Independence tests for language models"). The null is measured on the very pairs under
+test: the units of one model are rotated by every shift in turn, and the agreement of shifted
+units, over all pairs of the bucket, gives the spread that chance produces here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..compute import Compute
+from ..sketch.plan import is_writer
+from ..sketch.sketch import complete_rows
+from ..statistics import benjamini_hochberg
+from .specimen import Specimen, shared_matrices
+
+MAX_SHIFTS = 16
+FDR = 1e-3
+MIN_AGREEMENT = 0.02
+Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kinship:
+    """Agreement of every pair of a bucket, judged.
+
+    `agreement` (n, n) mean cosine of matched units; `null_sd` its spread under shuffled units;
+    `p_value` and `q_value` (n, n), one-sided; `pairs` the number of pairs tested.
+    """
+
+    agreement: Float64
+    null_sd: float
+    p_value: Float64
+    q_value: Float64
+    pairs: int
+
+    def related(self, a: int, b: int) -> bool:
+        """Whether the pair is kin at the false-discovery rate `FDR`."""
+        return bool(self.q_value[a, b] < FDR and self.agreement[a, b] > MIN_AGREEMENT)
+
+
+def measure_kinship(group: Sequence[Specimen], *, compute: Compute) -> Kinship:
+    """Test every pair of a shape bucket.
+
+    Parameters
+    ----------
+    group : n specimens of one shape key.
+
+    Notes
+    -----
+    O(n^2 d) products for each of at most 16 shifts; d is the number of sampled weights in
+    matrices whose rows are hidden units.
+    """
+    n = len(group)
+    agreement = np.zeros((n, n))
+    null_squares, null_count, used = 0.0, 0, 0
+    for name in shared_matrices(group):
+        if is_writer(group[0].blocks[name].key):
+            continue
+        units = _unit_rows(group, name)
+        if units.shape[1] < 2:
+            continue
+        agreement += _matched(units, units, compute)
+        shifted = _shuffled(units, compute)
+        null_squares += float((shifted**2).sum())
+        null_count += shifted.size
+        used += 1
+    if not used:
+        return _nothing(n)
+    agreement /= used
+    null_sd = math.sqrt(null_squares / null_count / used)
+    return _judge(agreement, null_sd)
+
+
+def families(kinship: Kinship, size: int) -> list[list[int]]:
+    """Connected components of the related pairs, singletons included."""
+    parent = list(range(size))
+
+    def find(i: int) -> int:
+        while parent[i] != i:
+            parent[i] = parent[parent[i]]
+            i = parent[i]
+        return i
+
+    for a in range(size):
+        for b in range(a):
+            if kinship.related(a, b):
+                parent[find(a)] = find(b)
+    groups: dict[int, list[int]] = {}
+    for i in range(size):
+        groups.setdefault(find(i), []).append(i)
+    return list(groups.values())
+
+
+def _unit_rows(group: Sequence[Specimen], name: str) -> Float32:
+    """(n, units, width) unit-norm rows of a block; a row of zeros stays zero."""
+    rows = []
+    for one in group:
+        block = one.blocks[name]
+        _, whole = complete_rows(block.values, start=block.start, columns=block.columns)
+        norm = np.linalg.norm(whole, axis=1, keepdims=True)
+        rows.append(np.divide(whole, norm, out=np.zeros_like(whole), where=norm > 0))
+    return np.stack(rows)  # (n, units, width)
+
+
+def _matched(left: Float32, right: Float32, compute: Compute) -> Float64:
+    """(n, n) mean cosine between units with the same index."""
+    n, units, _ = left.shape
+    return compute.cross(left.reshape(n, -1), right.reshape(n, -1)).astype(np.float64) / units
+
+
+def _shuffled(units: Float32, compute: Compute) -> Float64:
+    """Mean cosines with the units rotated, over shifts and all ordered pairs of models."""
+    count = units.shape[1]
+    shifts = np.unique(np.linspace(1, count - 1, min(MAX_SHIFTS, count - 1)).astype(int))
+    return np.stack([_matched(units, np.roll(units, int(s), axis=1), compute) for s in shifts])
+
+
+def _judge(agreement: Float64, null_sd: float) -> Kinship:
+    n = agreement.shape[0]
+    z = agreement / max(null_sd, 1e-12)
+    p = np.vectorize(lambda v: 0.5 * math.erfc(v / math.sqrt(2)))(z)
+    upper = np.triu_indices(n, 1)
+    q = np.ones((n, n))
+    if upper[0].size:
+        adjusted = benjamini_hochberg(p[upper].tolist())
+        q[upper] = adjusted
+        q.T[upper] = adjusted
+    return Kinship(
+        agreement=agreement, null_sd=null_sd, p_value=p, q_value=q, pairs=int(upper[0].size)
+    )
+
+
+def _nothing(n: int) -> Kinship:
+    ones = np.ones((n, n))
+    return Kinship(agreement=np.zeros((n, n)), null_sd=0.0, p_value=ones, q_value=ones, pairs=0)

@@ -1,0 +1,197 @@
+"""Which member of a family can have come first: dates where they are known, drift where not.
+
+A parent's weights exist before its child's. Without dates the family's minimum spanning tree is
+rooted where the drift of its edges agrees best: fresh training steps are nearly orthogonal to the
+weights they start from, so a true child has <C - P, P> / |C - P|^2 near 0 and its norm grows,
+while the same edge read backwards gives a value near -1.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Collection, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .delta import compare, delta_shape
+from .geometry import Geometry
+from .specimen import Specimen, comparable
+
+Float64 = NDArray[np.float64]
+
+DRIFT_SLOPE = 6.0
+DRIFT_BOUND = 3.0
+PROJECTION = 8.0
+
+
+def later_copies(group: Sequence[Specimen], geometry: Geometry) -> set[int]:
+    """Members that are copies, up to a cast, of another member that is likelier the original.
+
+    The earlier of two dated copies is the original. Without dates: derivatives share untouched
+    weights with the file they were made from, bit for bit, so the original is the copy that more
+    of the family agrees with in that way.
+    """
+    squares = geometry.square_distances()
+    later: set[int] = set()
+    for a, b in np.argwhere(np.triu(squares <= _cast_bound(geometry), 1)):
+        if a in later or b in later or not compare(group[a], group[b]).exact:
+            continue
+        later.add(_later_of(group, int(a), int(b)))
+    return later
+
+
+def _later_of(group: Sequence[Specimen], a: int, b: int) -> int:
+    first, second = group[a].created, group[b].created
+    if first is not None and second is not None and first != second:
+        return a if first > second else b
+    return a if _followers(group, b) > _followers(group, a) else b
+
+
+def _cast_bound(geometry: Geometry) -> Float64:
+    """Squared distance beyond which no cast can have moved two members apart."""
+    bound: Float64 = 6.0 * (geometry.floor[:, None] + geometry.floor[None, :])
+    return bound
+
+
+def _followers(group: Sequence[Specimen], member: int) -> int:
+    """Identical sampled weights, summed over the rest of the family."""
+    mine = group[member]
+    return sum(
+        int(np.count_nonzero(block.values == other.blocks[name].values))
+        for other in group
+        if other is not mine
+        for name, block in mine.blocks.items()
+        if name in other.blocks and comparable(block, other.blocks[name])
+    )
+
+
+def drift_llr(child: int, parent: int, geometry: Geometry) -> float:
+    """Log-likelihood ratio of "child came from parent" against the reverse, from norm drift.
+
+    Bounded by +-`DRIFT_BOUND`: weight decay can undo what orthogonal steps add.
+    """
+    square = geometry.square_distance(child, parent)
+    if square <= 0:
+        return 0.0
+    growth = geometry.norms[child] ** 2 - geometry.norms[parent] ** 2
+    along = (growth - square) / (2 * square)  # <C - P, P> / |C - P|^2
+    return float(np.clip(DRIFT_SLOPE * (along + 0.5), -DRIFT_BOUND, DRIFT_BOUND))
+
+
+def arrow_llr(group: Sequence[Specimen], child: int, parent: int, *, geometry: Geometry) -> float:
+    """Direction of one edge: drift, or for a closed-form edit the projection it made.
+
+    Removing a direction from W leaves D = -r r'W, so <D, W> = -|D|^2 holds with the parent's
+    weights and the edited model's norm is the smaller one.
+    """
+    step = compare(group[child], group[parent])
+    writers_only = bool(step.changed) and all(b.writer for b in step.changed)
+    if writers_only and delta_shape(group[child], group[parent], step).is_edit:
+        shrinks = geometry.norms[child] < geometry.norms[parent]
+        return PROJECTION if shrinks else -PROJECTION
+    return drift_llr(child, parent, geometry)
+
+
+def family_order(
+    group: Sequence[Specimen], geometry: Geometry, *, last: Collection[int]
+) -> list[int]:
+    """All members, ancestors before descendants.
+
+    Parameters
+    ----------
+    last : members that are leaves by their own weights (gridded, pruned, exact merges); without
+        dates they come after the rest.
+
+    Returns
+    -------
+    Indices. With dates throughout: by date. Without: outward from the root of the spanning tree.
+    Mixed: the undated order with the dated members put in date order among their places.
+    """
+    dated = [i for i, one in enumerate(group) if one.created is not None]
+    if len(dated) == len(group):
+        return sorted(dated, key=lambda i: _date(group[i]))
+    order = _outward(group, geometry, last=set(last))
+    places = [at for at, i in enumerate(order) if group[i].created is not None]
+    for at, i in zip(places, sorted(dated, key=lambda i: _date(group[i])), strict=True):
+        order[at] = i
+    return order
+
+
+def _date(one: Specimen) -> float:
+    return one.created.timestamp() if one.created is not None else 0.0
+
+
+def _outward(group: Sequence[Specimen], geometry: Geometry, *, last: set[int]) -> list[int]:
+    n = len(group)
+    body = [i for i in range(n) if i not in last] or list(range(n))
+    squares = geometry.square_distances()
+    edges = _spanning_tree(body, squares)
+    root = _root(body, edges, lambda c, p: arrow_llr(group, c, p, geometry=geometry))
+    order = _walk(root, edges, squares)
+    rest = [i for i in range(n) if i not in set(order)]
+    return order + sorted(rest, key=lambda i: float(min(squares[i, j] for j in body)))
+
+
+def _spanning_tree(members: Sequence[int], squares: Float64) -> list[tuple[int, int]]:
+    """Prim's minimum spanning tree; the same tree for distances and squared distances."""
+    if len(members) < 2:
+        return []
+    index = np.array(members)
+    inside = np.zeros(index.size, dtype=bool)
+    nearest = np.zeros(index.size, dtype=int)
+    cost = squares[index[0], index].copy()
+    inside[0] = True
+    edges = []
+    for _ in range(index.size - 1):
+        at = int(np.argmin(np.where(inside, np.inf, cost)))
+        edges.append((int(index[nearest[at]]), int(index[at])))
+        inside[at] = True
+        closer = squares[index[at], index] < cost
+        cost = np.where(closer, squares[index[at], index], cost)
+        nearest = np.where(closer, at, nearest)
+    return edges
+
+
+def _neighbours(edges: Sequence[tuple[int, int]]) -> dict[int, list[int]]:
+    near: dict[int, list[int]] = {}
+    for a, b in edges:
+        near.setdefault(a, []).append(b)
+        near.setdefault(b, []).append(a)
+    return near
+
+
+def _root(
+    members: Sequence[int], edges: Sequence[tuple[int, int]], arrow: Callable[[int, int], float]
+) -> int:
+    """The member for which the drift of all edges, read away from it, is most likely."""
+    near = _neighbours(edges)
+    first = members[0]
+    score = {first: 0.0}
+    stack = [first]
+    while stack:
+        at = stack.pop()
+        for other in near.get(at, ()):
+            if other not in score:
+                # Moving the root across one edge turns the reading of that edge alone.
+                score[other] = score[at] + arrow(at, other) - arrow(other, at)
+                stack.append(other)
+    return max(members, key=lambda i: score[i] + 0.5 * np.log1p(len(near.get(i, ()))))
+
+
+def _walk(root: int, edges: Sequence[tuple[int, int]], squares: Float64) -> list[int]:
+    """Members by length of their path from the root, so that a parent precedes its child."""
+    near = _neighbours(edges)
+    heap = [(0.0, root)]
+    seen: list[int] = []
+    done: set[int] = set()
+    while heap:
+        length, at = heapq.heappop(heap)
+        if at in done:
+            continue
+        done.add(at)
+        seen.append(at)
+        for other in near.get(at, ()):
+            if other not in done:
+                heapq.heappush(heap, (length + float(squares[at, other]) + 1e-12, other))
+    return seen

@@ -1,0 +1,87 @@
+"""What kind of step leads from a parent to a child, read off the delta."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..records import Relation
+from .delta import Delta, DeltaShape, delta_shape
+from .specimen import Block, Specimen
+from .traits import Traits
+
+PRUNED_AND_TUNED = 0.05
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """A relation with its detail and the measured form of the delta behind it."""
+
+    relation: Relation
+    detail: Mapping[str, Any] = field(default_factory=dict)
+    shape: DeltaShape | None = None
+
+
+def classify(child: Specimen, parent: Specimen, *, delta: Delta, traits: Traits, rule: str) -> Step:
+    """The relation of a single-parent edge.
+
+    Parameters
+    ----------
+    delta : `compare(child, parent)`.
+    traits : the child's own.
+    rule : the placement rule that chose the parent.
+    """
+    if rule == "copy":
+        return Step(relation=Relation.COPY, detail=_cast(child, parent))
+    if rule == "shuffled":
+        return Step(relation=Relation.COPY, detail={"method": "hidden units permuted"})
+    if traits.quantized and rule != "frozen":
+        return Step(relation=Relation.QUANTIZED, detail=_grid(traits))
+    if rule == "pruned":
+        share = round(delta.pruned_share, 3)
+        return Step(relation=Relation.PRUNE, detail={"fraction": share, "kind": "unstructured"})
+    shape = delta_shape(child, parent, delta)
+    if shape.is_edit:
+        return Step(relation=Relation.EDIT, detail=_edit(shape), shape=shape)
+    return Step(relation=Relation.FINETUNE, detail=_tuned(child, parent, shape, delta), shape=shape)
+
+
+def _cast(child: Specimen, parent: Specimen) -> dict[str, Any]:
+    mine, theirs = _dtypes(child), _dtypes(parent)
+    return {} if mine == theirs else {"cast": f"{theirs} to {mine}"}
+
+
+def _dtypes(one: Specimen) -> str:
+    return "+".join(sorted({one.blocks[name].dtype for name in one.matrices()}))
+
+
+def _grid(traits: Traits) -> dict[str, Any]:
+    grids = list(traits.grids.values())
+    widest = max(grids, key=lambda g: sum(g == other for other in grids))
+    kind = "symmetric" if widest.symmetric else "asymmetric"
+    return {"format": "dequantized", "bits": widest.bits, "group": widest.group, "grid": kind}
+
+
+def _edit(shape: DeltaShape) -> dict[str, Any]:
+    signature = "abliteration" if shape.coherence >= 0.9 and shape.matrices > 1 else "rank-one"
+    return {
+        "signature": signature,
+        "rank": shape.rank,
+        "shared_direction": round(shape.coherence, 3),
+        "matrices": shape.matrices,
+    }
+
+
+def _tuned(child: Specimen, parent: Specimen, shape: DeltaShape, delta: Delta) -> dict[str, Any]:
+    detail: dict[str, Any] = {"method": "full"}
+    if shape.is_low_rank and delta.frozen_share > 0:
+        detail = {"method": "lora", "rank": shape.rank}
+    extended = _vocabulary(child.blocks.get("embed"), parent.blocks.get("embed"))
+    return detail | ({"vocabulary": extended} if extended else {})
+
+
+def _vocabulary(mine: Block | None, theirs: Block | None) -> str | None:
+    if mine is None or theirs is None or mine.shape[:1] == theirs.shape[:1]:
+        return None
+    return f"{theirs.shape[0]} to {mine.shape[0]}"

@@ -1,0 +1,98 @@
+"""What inference works on: the sampled weights of one revision as float32, with its date."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..dtypes import ulp
+from ..records import RoleKey
+from ..sketch.plan import is_matrix
+from ..sketch.sketch import Sketch
+
+Float32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """One sampled tensor of a specimen, widened.
+
+    `values` (count,) float32; `half_ulp` (count,) float32: half the spacing of the published
+    dtype at each value, the most that rounding can have moved it.
+    """
+
+    key: RoleKey
+    shape: tuple[int, ...]
+    transposed: bool
+    start: int
+    dtype: str
+    values: Float32
+
+    @property
+    def half_ulp(self) -> Float32:
+        """(count,) float32 rounding bound; computed at each call to keep memory at one copy."""
+        half: Float32 = ulp(self.values, self.dtype) * np.float32(0.5)
+        return half
+
+    @property
+    def columns(self) -> int:
+        """Length of a stored row."""
+        return self.shape[-1] if len(self.shape) > 1 else max(1, self.values.size)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Specimen:
+    """One revision under comparison; `node` is its name in the graph."""
+
+    node: str
+    created: datetime | None
+    blocks: Mapping[str, Block]
+
+    def matrices(self) -> tuple[str, ...]:
+        """Names of the blocks that lineage is decided on."""
+        return tuple(name for name, block in self.blocks.items() if is_matrix(block.key))
+
+
+def specimen(node: str, sketch: Sketch, *, created: datetime | None) -> Specimen:
+    """Widen a sketch; NaN and infinities stay and make the block incomparable."""
+    blocks = {
+        b.name: Block(
+            key=b.key,
+            shape=b.shape,
+            transposed=b.transposed,
+            start=b.start,
+            dtype=b.dtype,
+            values=b.values(),
+        )
+        for b in sketch
+    }
+    return Specimen(node=node, created=created, blocks=blocks)
+
+
+def comparable(a: Block, b: Block) -> bool:
+    """Whether two blocks hold the same weights of the same tensor, coordinate by coordinate.
+
+    Rows of an embedding may differ in number (an extended vocabulary): the sampled rows are then
+    still the same ones.
+    """
+    same_run = a.start == b.start and a.values.size == b.values.size
+    if not same_run or a.transposed != b.transposed:
+        return False
+    return a.shape == b.shape or (not is_matrix(a.key) and a.shape[1:] == b.shape[1:])
+
+
+def shared_matrices(group: Sequence[Specimen]) -> tuple[str, ...]:
+    """Matrix blocks that every specimen of the group holds and can be compared on."""
+    first = group[0]
+    return tuple(
+        name
+        for name in first.matrices()
+        if all(
+            name in other.blocks and comparable(first.blocks[name], other.blocks[name])
+            for other in group[1:]
+        )
+    )

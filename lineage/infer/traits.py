@@ -1,0 +1,145 @@
+"""What one model's weights say of themselves: a quantization grid, pruned zeros.
+
+A model whose weights lie on a coarse grid, or hold many exact zeros, has been through a lossy
+step. Nothing on a finer grid can come from it unchanged, so such models are nearly always leaves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..sketch.sketch import complete_rows
+from .specimen import Block, Specimen
+
+Float32 = NDArray[np.float32]
+
+GRID_BITS = (2, 3, 4, 5, 6, 8)
+GRID_GROUPS = (256, 128, 64, 32)
+MIN_ON_GRID = 0.995
+PROBE_ROWS = 16
+# Relative rounding of the published dtype: half a unit in the last place, at most.
+RELATIVE_HALF_ULP = {"BF16": 2.0**-8, "F16": 2.0**-11, "F32": 2.0**-24, "F64": 2.0**-24}
+ZEROS_OF_A_PRUNED_BLOCK = 0.02
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grid:
+    """A uniform grid that a block's weights lie on: `bits`, group length, symmetric or not."""
+
+    bits: int
+    group: int
+    symmetric: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traits:
+    """Per block: the grid, if any, and the share of exact zeros in [0, 1]."""
+
+    grids: Mapping[str, Grid]
+    zeros: Mapping[str, float]
+
+    @property
+    def quantized(self) -> bool:
+        """Whether most matrices lie on a grid."""
+        return len(self.grids) * 2 > len(self.zeros) > 0
+
+    @property
+    def sparse(self) -> bool:
+        """Whether most matrices hold more exact zeros than training leaves."""
+        many = sum(share > ZEROS_OF_A_PRUNED_BLOCK for share in self.zeros.values())
+        return many * 2 > len(self.zeros) > 0
+
+    @property
+    def lossy(self) -> bool:
+        """Whether the model has been through a step that cannot be undone."""
+        return self.quantized or self.sparse
+
+
+def measure_traits(one: Specimen) -> Traits:
+    """Look at each matrix block of a specimen on its own.
+
+    Notes
+    -----
+    O(weights) per grid tried; a block that fails on its first 16 rows is not tried further.
+    """
+    grids: dict[str, Grid] = {}
+    zeros: dict[str, float] = {}
+    for name in one.matrices():
+        block = one.blocks[name]
+        if block.values.size == 0:
+            continue
+        zeros[name] = float(np.mean(block.values == 0))
+        grid = find_grid(block)
+        if grid is not None:
+            grids[name] = grid
+    return Traits(grids=grids, zeros=zeros)
+
+
+def find_grid(block: Block) -> Grid | None:
+    """The coarsest uniform grid that the block's rows lie on, or None.
+
+    Scales are not published with dequantized weights, so they are read off each group: the
+    largest weight is the last step of a symmetric grid, the range is the whole of an asymmetric
+    one. Only weights whose own rounding is small against the step can vote.
+    """
+    _, rows = complete_rows(block.values, start=block.start, columns=block.columns)
+    if rows.shape[0] == 0 or not np.isfinite(rows).all() or not rows.any():
+        return None
+    relative = RELATIVE_HALF_ULP.get(block.dtype, 0.0)
+    probe = rows[:PROBE_ROWS]
+    columns = rows.shape[1]
+    groups = [columns, *(g for g in GRID_GROUPS if g < columns and columns % g == 0)]
+    for bits in GRID_BITS:
+        for group in groups:
+            for symmetric in (True, False):
+                grid = Grid(bits=bits, group=group, symmetric=symmetric)
+                if _lies_on(probe, grid, relative) and _lies_on(rows, grid, relative):
+                    return grid
+    return None
+
+
+def grid_step(block: Block, grid: Grid) -> tuple[int, Float32]:
+    """The step of the grid at each weight of the block's whole rows.
+
+    Returns
+    -------
+    (first whole row, (rows, columns) float32 steps).
+    """
+    first, rows = complete_rows(block.values, start=block.start, columns=block.columns)
+    grouped = rows.reshape(-1, grid.group)
+    _, step = _levels(grouped, grid)
+    return first, np.broadcast_to(step, grouped.shape).reshape(rows.shape)
+
+
+def _levels(grouped: Float32, grid: Grid) -> tuple[Float32, Float32]:
+    """Position of each weight on the grid and the step, (groups, group) and (groups, 1)."""
+    if grid.symmetric:
+        top = np.abs(grouped).max(axis=1, keepdims=True)
+        step = top / np.float32(2 ** (grid.bits - 1) - 1)
+        origin = np.zeros_like(step)
+    else:
+        origin = grouped.min(axis=1, keepdims=True)
+        span = grouped.max(axis=1, keepdims=True) - origin
+        step = span / np.float32(2**grid.bits - 1)
+    safe = np.where(step > 0, step, np.float32(1))
+    return (grouped - origin) / safe, step
+
+
+def _lies_on(rows: Float32, grid: Grid, relative: float) -> bool:
+    grouped = rows.reshape(-1, grid.group)
+    levels, step = _levels(grouped, grid)
+    safe = np.where(step > 0, step, np.float32(1))
+    size = np.abs(grouped) + (0 if grid.symmetric else np.abs(grouped).max(axis=1, keepdims=True))
+    # Rounding of the weight itself and of the extreme that the step was read from.
+    slack = 2 * relative * size / safe + 1e-5
+    votes = (slack < 0.1) & (step > 0)
+    if grid.symmetric:
+        votes &= levels != 0
+    if np.count_nonzero(votes) < 64:
+        return False
+    off = np.abs(levels - np.round(levels))[votes]
+    return bool(np.mean(off <= slack[votes]) >= MIN_ON_GRID)
