@@ -1,0 +1,116 @@
+"""Schema migrations: numbered SQL files, each applied once, each in one transaction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.resources import files
+
+import duckdb
+
+from ..lineage.errors import RegistryError, SchemaTooNew
+
+_LEDGER = """
+CREATE SCHEMA IF NOT EXISTS internal;
+CREATE TABLE IF NOT EXISTS internal.schema_migrations (
+    version INTEGER NOT NULL,
+    name VARCHAR NOT NULL
+);
+COMMENT ON TABLE internal.schema_migrations IS 'Migrations that this file has seen';
+COMMENT ON COLUMN internal.schema_migrations.version IS 'Number at the head of the file name';
+COMMENT ON COLUMN internal.schema_migrations.name IS 'File name of the migration';
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Migration:
+    """One step of the schema: its number, its file name and its statements."""
+
+    version: int
+    name: str
+    sql: str
+
+
+def known_migrations() -> tuple[Migration, ...]:
+    """The migrations that ship with this modelkin, in order."""
+    found = [
+        Migration(version=int(entry.name[:4]), name=entry.name, sql=entry.read_text("utf-8"))
+        for entry in (files(__package__) / "migrations").iterdir()
+        if entry.name.endswith(".sql")
+    ]
+    return tuple(sorted(found, key=lambda migration: migration.version))
+
+
+def migrate(
+    connection: duckdb.DuckDBPyConnection, *, migrations: tuple[Migration, ...] | None = None
+) -> None:
+    """Apply what is missing, each migration in a transaction of its own.
+
+    Raises
+    ------
+    SchemaTooNew : the file has a migration that this modelkin does not know.
+    """
+    migrations = known_migrations() if migrations is None else migrations
+    present = _check_not_newer(connection, known=migrations[-1].version)
+    for migration in migrations:
+        if migration.version > present:
+            _apply(connection, migration)
+
+
+def check_version(connection: duckdb.DuckDBPyConnection) -> None:
+    """Refuse a file that this modelkin cannot read.
+
+    Raises
+    ------
+    SchemaTooNew : the file has a migration that this modelkin does not know.
+    RegistryError : the file is older than this modelkin, or is no registry.
+    """
+    known = known_migrations()[-1].version
+    present = _check_not_newer(connection, known=known)
+    if present == 0:
+        raise RegistryError("the file is not a modelkin registry")
+    if present < known:
+        raise RegistryError(
+            f"the store has schema {present}, this modelkin reads {known}: any writing command "
+            "(such as `modelkin scan`) brings it up to date"
+        )
+
+
+def _check_not_newer(connection: duckdb.DuckDBPyConnection, *, known: int) -> int:
+    present = schema_version(connection)
+    if present > known:
+        raise SchemaTooNew(
+            f"the store has schema {present}, this modelkin knows {known}: upgrade modelkin",
+            found=present,
+            known=known,
+        )
+    return present
+
+
+def schema_version(connection: duckdb.DuckDBPyConnection) -> int:
+    """Number of the newest migration in the file, 0 for an empty one."""
+    ledger = connection.execute(
+        "SELECT count(*) FROM duckdb_tables() "
+        "WHERE schema_name = 'internal' AND table_name = 'schema_migrations'"
+    ).fetchall()
+    if ledger[0][0] == 0:
+        return 0
+    newest = connection.execute(
+        "SELECT coalesce(max(version), 0) FROM internal.schema_migrations"
+    ).fetchall()
+    return int(newest[0][0])
+
+
+def _apply(connection: duckdb.DuckDBPyConnection, migration: Migration) -> None:
+    connection.execute("BEGIN TRANSACTION")
+    try:
+        connection.execute(_LEDGER)
+        connection.execute(migration.sql)
+        connection.execute(
+            "INSERT INTO internal.schema_migrations VALUES (?, ?)",
+            [migration.version, migration.name],
+        )
+        connection.execute("COMMIT")
+    except BaseException:
+        # Closing without a commit rolls back; an explicit ROLLBACK can itself fail and hide this.
+        connection.close()
+        raise

@@ -1,0 +1,57 @@
+"""Finding a model by what people call it."""
+
+from __future__ import annotations
+
+import difflib
+
+from ..lineage.errors import NotInRegistry
+from .database import Database
+from .staging import text
+
+MAX_NAME = 512
+
+_SPELLING = "SELECT DISTINCT name FROM internal.models WHERE lower(name) = lower(?) LIMIT 2"
+_NEAR = """
+SELECT name FROM internal.models WHERE NOT hidden
+ORDER BY jaro_winkler_similarity(lower(name), lower(?)) DESC, name LIMIT 50
+"""
+_SAME_ENDING = """
+SELECT name FROM internal.models
+WHERE NOT hidden AND contains(lower(name), lower(?)) ORDER BY downloads DESC NULLS LAST, name
+LIMIT 5
+"""
+
+
+def find_id(database: Database, name: str) -> int:
+    """The id of a model by its current name, a former one, or another spelling of case.
+
+    Raises
+    ------
+    NotInRegistry : none has that name; the message offers the closest.
+    """
+    if len(name) > MAX_NAME:
+        raise NotInRegistry(f"a name of {len(name):,} characters is no model", name=name[:MAX_NAME])
+    wanted = text(name) or ""
+    found = database.row("SELECT internal.find_model(?)", [wanted])
+    if found and found[0] is not None:
+        return int(found[0])
+    spelled = database.rows(_SPELLING, [wanted])
+    if len(spelled) == 1:
+        return find_id(database, spelled[0][0])
+    raise NotInRegistry(_message(database, wanted), name=name)
+
+
+def name_of(database: Database, model: int) -> str:
+    """The current name of a model id."""
+    found = database.row("SELECT name FROM internal.models WHERE id = ?", [model])
+    return "" if found is None else str(found[0])
+
+
+def _message(database: Database, wanted: str) -> str:
+    near = [row[0] for row in database.rows(_NEAR, [wanted])]
+    close = difflib.get_close_matches(wanted, near, n=3, cutoff=0.6)
+    if not close and wanted:
+        close = [row[0] for row in database.rows(_SAME_ENDING, [wanted])]
+    if not close:
+        return f"no model named {wanted} in this store"
+    return f"no model named {wanted} in this store; did you mean {', '.join(close)}?"

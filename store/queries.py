@@ -1,0 +1,296 @@
+"""What a store answers: kin, trees, evidence, findings, status. Names in, records out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..lineage.records import Clue, Score
+from .database import Database
+from .facts import (
+    Candidate,
+    Change,
+    Claim,
+    EdgeEvidence,
+    FindingRow,
+    Kin,
+    OutcomeCount,
+    ScanState,
+    SketchRow,
+    Status,
+    Why,
+)
+from .names import find_id, name_of
+from .staging import aware
+
+_SCAN = """
+SELECT s.scan, s.kind, s.source, s.target, s.parameters, s.status, s.cursor, s.listing_done,
+    s.started_at, s.finished_at,
+    (SELECT count(*) FROM internal.listings l WHERE l.scan = s.scan) AS listed,
+    (SELECT count(*) FROM internal.coverage v WHERE v.scan = s.scan) AS visited
+FROM internal.scans s
+"""
+
+_SKETCHED = """
+SELECT r.id AS revision, m.name AS model, m.source, r.sha, m.revision = r.id AS current,
+    m.created_at, m.last_modified, r.format, r.dtype, r.architecture, r.shape_key, r.n_params,
+    r.sketch_plan, r.sketch_digest, r.sketch_path, r.weights_digest, m.downloads
+FROM internal.models m JOIN internal.revisions r ON r.id = m.facts_revision
+WHERE m.tombstone_reason IS NULL AND r.sketch_path IS NOT NULL
+    AND ($shape_key IS NULL OR r.shape_key = $shape_key)
+    AND ($names IS NULL OR list_contains($names::VARCHAR[], m.name))
+ORDER BY m.name, r.id
+"""
+
+_EDGES = """
+SELECT c.name AS child, cr.sha AS child_sha, p.name AS parent, pr.sha AS parent_sha, e.relation,
+    e.detail, e.declared, e.declared_relation, e.inferred, e.confidence, e.direction_confidence,
+    e.share, e.evidence_id, e.first_seen_scan, e.last_seen_scan,
+    any_value(x.code_version) AS code_version, any_value(x.inputs_digest) AS inputs_digest
+FROM internal.edges e
+JOIN internal.models c ON c.id = e.child
+JOIN internal.models p ON p.id = e.parent
+LEFT JOIN internal.revisions cr ON cr.id = e.child_revision
+LEFT JOIN internal.revisions pr ON pr.id = e.parent_revision
+LEFT JOIN internal.evidence x ON x.evidence_id = e.evidence_id
+WHERE e.child = $child AND ($parent IS NULL OR e.parent = $parent)
+GROUP BY ALL
+ORDER BY e.inferred DESC, e.confidence DESC NULLS LAST, p.name
+"""
+
+_CANDIDATES = """
+SELECT p.name AS parent, k.rank, k.score, k.rejected_because
+FROM internal.candidates k JOIN internal.models p ON p.id = k.parent
+WHERE k.child = $child AND ($parent IS NULL OR k.parent = $parent)
+ORDER BY k.rank, p.name
+"""
+
+_CLAIMS = """
+SELECT d.raw, p.name AS parent, d.relation, d.via, d.note
+FROM internal.declared d LEFT JOIN internal.models p ON p.id = d.parent
+WHERE d.model = $child AND ($parent IS NULL OR d.parent = $parent)
+ORDER BY d.position
+"""
+
+_FINDINGS = """
+SELECT f.finding_id, f.kind, f.severity, f.model, f.ancestor, f.value, f.ci_low, f.ci_high,
+    f.q_value, f.status, f.evidence_id, f.detail, f.first_scan, f.last_scan
+FROM v1.findings f JOIN internal.findings i ON i.finding_id = f.finding_id
+WHERE ($kind IS NULL OR f.kind = $kind)
+    AND ($ancestor IS NULL OR i.ancestor = $ancestor OR i.model = $ancestor OR i.model IN (
+        SELECT k.descendant FROM internal.closure k WHERE k.ancestor = $ancestor))
+ORDER BY f.kind, f.value DESC NULLS LAST, f.model, f.finding_id
+"""
+
+_COUNTS = """
+SELECT
+    count(*) FILTER (m.source NOT IN ('declared', 'inferred') AND m.tombstone_reason IS NULL)
+        AS models,
+    count(*) FILTER (m.source = 'declared' AND m.tombstone_reason IS NULL) AS named_only,
+    count(*) FILTER (m.hidden AND m.tombstone_reason IS NULL) AS hidden,
+    count(*) FILTER (m.tombstone_reason IS NOT NULL) AS tombstones,
+    count(*) FILTER (f.sketch_path IS NOT NULL AND m.tombstone_reason IS NULL) AS sketched,
+    count(*) FILTER (m.source NOT IN ('declared', 'inferred') AND m.tombstone_reason IS NULL
+        AND c.outcome IS NULL) AS backlog
+FROM internal.models m
+LEFT JOIN internal.revisions c ON c.id = m.revision
+LEFT JOIN internal.revisions f ON f.id = m.facts_revision
+"""
+
+_OUTCOMES = """
+SELECT outcome, reason, count(*) FROM internal.coverage WHERE scan = ?
+GROUP BY outcome, reason ORDER BY count(*) DESC, outcome, reason
+"""
+
+
+def scans(
+    database: Database, *, condition: str = "true", values: Sequence[Any] = ()
+) -> list[ScanState]:
+    """Scans that meet a condition written by this package, newest first."""
+    found = database.records(f"{_SCAN} WHERE {condition} ORDER BY s.scan DESC", values)
+    return [_scan(record) for record in found]
+
+
+def sketched(
+    database: Database, *, shape_key: str | None, names: Sequence[str] | None
+) -> list[SketchRow]:
+    """The newest sketched revision of each live model, by name."""
+    found = database.records(
+        _SKETCHED, {"shape_key": shape_key, "names": None if names is None else list(names)}
+    )
+    for record in found:
+        record["created_at"] = aware(record["created_at"])
+        record["last_modified"] = aware(record["last_modified"])
+    return [SketchRow(**record) for record in found]
+
+
+def kin(
+    database: Database, name: str, *, up: bool, max_depth: int | None, min_confidence: float
+) -> list[Kin]:
+    """Descendants (or ancestors) by distance, then name."""
+    macro = "ancestors" if up else "descendants"
+    found = database.rows(
+        f"SELECT model, distance, confidence, hidden FROM v1.{macro}($name, max_depth := $depth, "
+        "min_confidence := $confidence)",
+        {
+            "name": name_of(database, find_id(database, name)),
+            "depth": max_depth,
+            "confidence": min_confidence,
+        },
+    )
+    return [
+        Kin(model=model, distance=distance, confidence=confidence, hidden=hidden)
+        for model, distance, confidence, hidden in found
+    ]
+
+
+def descendant_ids(database: Database, name: str) -> NDArray[np.int32]:
+    """(k,) int32 ids of all descendants: the closure's slice, without the cost of names."""
+    with database.cursor() as cursor:
+        found = cursor.execute(
+            "SELECT descendant FROM internal.closure WHERE ancestor = ?", [find_id(database, name)]
+        ).fetchnumpy()
+    return np.asarray(found["descendant"], dtype=np.int32)
+
+
+def why(database: Database, child: str, *, parent: str | None) -> Why:
+    """Everything for and against the parents of a child, or against one parent only."""
+    known = find_id(database, child)
+    pair = {"child": known, "parent": None if parent is None else find_id(database, parent)}
+    edges = database.records(_EDGES, pair)
+    clues = clues_of(database, [edge["evidence_id"] for edge in edges if edge["evidence_id"]])
+    candidates = database.records(_CANDIDATES, pair)
+    claims = database.records(_CLAIMS, pair)
+    return Why(
+        child=name_of(database, known),
+        edges=tuple(
+            EdgeEvidence(
+                **{**edge, "detail": mapping(edge["detail"])},
+                clues=clues.get(edge["evidence_id"], ()),
+            )
+            for edge in edges
+        ),
+        candidates=tuple(Candidate(**candidate) for candidate in candidates),
+        claims=tuple(Claim(**claim) for claim in claims),
+    )
+
+
+def clues_of(database: Database, groups: Sequence[str]) -> dict[str, tuple[Clue, ...]]:
+    """The clues of some evidence groups, strongest first."""
+    found = database.records(
+        "SELECT evidence_id, kind, statistic, value, llr, ci_low, ci_high, n, p_value "
+        "FROM internal.evidence WHERE list_contains(?::VARCHAR[], evidence_id) "
+        "ORDER BY abs(llr) DESC, kind, statistic",
+        [list(groups)],
+    )
+    clues: dict[str, list[Clue]] = {}
+    for record in found:
+        clues.setdefault(record.pop("evidence_id"), []).append(Clue(**record))
+    return {group: tuple(members) for group, members in clues.items()}
+
+
+def findings(database: Database, *, kind: str | None, ancestor: str | None) -> list[FindingRow]:
+    """Findings of a kind, about a model and its descendants or measured against it."""
+    top = None if ancestor is None else find_id(database, ancestor)
+    found = database.records(_FINDINGS, {"kind": kind, "ancestor": top})
+    clues = clues_of(database, [record["evidence_id"] for record in found])
+    return [
+        FindingRow(
+            **{**record, "detail": mapping(record["detail"])},
+            clues=clues.get(record["evidence_id"], ()),
+        )
+        for record in found
+    ]
+
+
+def scores_of(database: Database, name: str, *, probe: str | None) -> list[Score]:
+    """Probe results of a model, newest first."""
+    found = database.records(
+        "SELECT s.* EXCLUDE (scan) FROM v1.scores s WHERE s.model = $name "
+        "AND ($probe IS NULL OR s.probe = $probe) "
+        "ORDER BY s.scored_at DESC, s.probe, s.prompt_set, s.judge",
+        {"name": name_of(database, find_id(database, name)), "probe": probe},
+    )
+    for record in found:
+        record["environment"] = mapping(record["environment"])
+        record["scored_at"] = aware(record["scored_at"])
+    return [Score(**record) for record in found]
+
+
+def scored(database: Database, prompt_set: str) -> list[str]:
+    """Models whose current revision has scores on a prompt set."""
+    found = database.rows(
+        "SELECT DISTINCT m.name FROM internal.scores s "
+        "JOIN internal.models m ON m.id = s.model AND m.revision = s.revision "
+        "WHERE ends_with(s.prompt_set, ?) AND m.tombstone_reason IS NULL ORDER BY m.name",
+        [prompt_set],
+    )
+    return [name for (name,) in found]
+
+
+def describe(database: Database, name: str) -> dict[str, Any]:
+    """The row of `v1.models` of one model, with aware UTC times."""
+    model = find_id(database, name)
+    found = database.records(
+        "SELECT v.* FROM v1.models v JOIN internal.models m "
+        "ON m.name = v.model AND m.source = v.source AND m.source_id = v.source_id WHERE m.id = ?",
+        [model],
+    )[0]
+    return {**found, "created_at": aware(found["created_at"]),
+            "last_modified": aware(found["last_modified"])}  # fmt: skip
+
+
+def changes(database: Database, *, after: int, until: int) -> list[Change]:
+    """What the scans after one and up to another found different."""
+    found = database.records(
+        "SELECT * FROM v1.changes WHERE scan > ? AND scan <= ? ORDER BY scan, kind, subject",
+        [after, until],
+    )
+    return [Change(**{**row, "changed_at": aware(row["changed_at"])}) for row in found]
+
+
+def status(database: Database) -> Status:
+    """What the store holds and what is still to do."""
+    known = scans(database)
+    counts = database.records(_COUNTS)[0]
+    edges = database.row(
+        "SELECT count(*) FILTER (inferred), count(*) FILTER (declared) FROM internal.edges"
+    )
+    open_findings = database.row(
+        "SELECT count(*) FROM internal.findings WHERE status IN ('new', 'open')"
+    )
+    last = known[0] if known else None
+    outcomes = [] if last is None else database.rows(_OUTCOMES, [last.scan])
+    return Status(
+        last_scan=last,
+        unfinished=tuple(scan for scan in known if scan.status in ("running", "interrupted")),
+        outcomes=tuple(
+            OutcomeCount(outcome=outcome, reason=reason, models=models)
+            for outcome, reason, models in outcomes
+        ),
+        inferred_edges=edges[0] if edges else 0,
+        declared_edges=edges[1] if edges else 0,
+        open_findings=open_findings[0] if open_findings else 0,
+        **counts,
+    )
+
+
+def mapping(value: str | None) -> Mapping[str, Any]:
+    """A JSON column as a mapping, empty for NULL."""
+    loaded = json.loads(value) if value else {}
+    return loaded if isinstance(loaded, dict) else {}
+
+
+def _scan(record: dict[str, Any]) -> ScanState:
+    return ScanState(
+        **{
+            **record,
+            "parameters": mapping(record["parameters"]),
+            "started_at": aware(record["started_at"]),
+            "finished_at": aware(record["finished_at"]),
+        }
+    )
