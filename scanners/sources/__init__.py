@@ -1,0 +1,1 @@
+"""Where models are found: the Hugging Face Hub or a folder, behind one protocol."""
