@@ -1,0 +1,1 @@
+"""Readers of weight files, each bounded before it allocates."""
