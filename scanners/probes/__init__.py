@@ -1,0 +1,1 @@
+"""Probes that run a model on a prompt set."""

@@ -1,0 +1,330 @@
+"""Local weights run with transformers: safetensors only, no remote code, greedy decoding.
+
+torch and transformers are imported where they are used, so that importing this module is free.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ...lineage.errors import ProbeError
+from .backend import UnsupportedModel
+from .model_folder import ModelFolder, check_model_folder
+
+BATCH_SIZE = 64
+_BATCH_TOKENS = 65_536
+_MAX_RENDERED = 64 << 10
+_FLOAT32_BYTES = 4 << 30
+# One bit a weight is the tightest packing that loads; a model larger than that is not all there.
+_MAX_WEIGHTS_PER_BYTE = 8
+_SLACK_WEIGHTS = 1 << 24
+_FAILURES = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RecursionError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
+
+class TransformersBackend:
+    """A causal language model and its tokenizer, ready to answer; made by `load`."""
+
+    def __init__(self, *, model: Any, tokenizer: Any, device: str, batch_size: int) -> None:
+        self._model = model
+        self._tokenizer = tokenizer
+        self._device = device
+        self._batch_size = batch_size
+
+    @classmethod
+    def load(
+        cls,
+        folder: Path,
+        *,
+        device: str = "auto",
+        dtype: str | None = None,
+        batch_size: int = BATCH_SIZE,
+    ) -> TransformersBackend:
+        """Load a model from a folder, and from nowhere else.
+
+        Parameters
+        ----------
+        folder : a Hugging Face model folder with config, tokenizer and safetensors weights.
+        device : `auto` (CUDA if there is one), `cpu` or `cuda`.
+        dtype : torch name such as `bfloat16`; by default float32 on a CPU for weights up to
+            4 GiB, else that of the checkpoint.
+        batch_size : prompts a batch at most; halved when CUDA runs out of memory.
+
+        Raises
+        ------
+        UnsupportedModel : no safetensors, remote code, an adapter, an unknown architecture.
+        ProbeError : the folder does not load, or its weights are incomplete.
+        """
+        found = check_model_folder(folder)
+        place = _pick_device(device)
+        with _quiet():
+            config = _load_config(found)
+            _check_size(config, found)
+            model = _load_model(found, config=config, dtype=dtype or _pick_dtype(found, place))
+            tokenizer = _load_tokenizer(found)
+            try:
+                model.to(place)
+                model.generation_config = _greedy(model, tokenizer)
+            except _FAILURES as error:
+                raise ProbeError(f"{folder}: {_first_line(error)}") from error
+        model.eval()
+        return cls(model=model, tokenizer=tokenizer, device=place, batch_size=batch_size)
+
+    def generate(self, prompts: Sequence[str], max_new_tokens: int = 32) -> list[str]:
+        """Greedy replies in the order of `prompts`; see `ChatBackend`.
+
+        Prompts are batched by length, so that little is padded.
+
+        Raises
+        ------
+        ProbeError : the chat template fails, a token has no embedding, or memory is short even
+            for one prompt.
+        """
+        rows = [self._encode(prompt) for prompt in prompts]
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i]), reverse=True)
+        replies = [""] * len(rows)
+        size, start = self._batch_size, 0
+        while start < len(order):
+            size = max(1, min(size, _BATCH_TOKENS // len(rows[order[start]])))
+            chunk = order[start : start + size]
+            answers = self._answer([rows[i] for i in chunk], max_new_tokens=max_new_tokens)
+            if answers is None:
+                size = len(chunk) // 2
+                if size == 0:
+                    raise ProbeError("out of memory with a single prompt")
+                continue
+            for index, answer in zip(chunk, answers, strict=True):
+                replies[index] = answer
+            start += len(chunk)
+        return replies
+
+    def environment(self) -> Mapping[str, Any]:
+        """What the replies depend on beside the weights, for the scores."""
+        import torch
+        import transformers
+
+        template = self._tokenizer.chat_template
+        digest = hashlib.sha256(repr(template).encode()).hexdigest() if template else None
+        return {
+            "engine": "transformers",
+            "engine_version": str(transformers.__version__),
+            "torch_version": str(torch.__version__),
+            "device": self._device,
+            "dtype": str(self._model.dtype).removeprefix("torch."),
+            "template_sha256": digest,
+            "decoding": "greedy",
+        }
+
+    def _encode(self, prompt: str) -> list[int]:
+        text = self._render(prompt)
+        templated = bool(self._tokenizer.chat_template)
+        try:
+            ids = list(self._tokenizer(text, add_special_tokens=not templated)["input_ids"])
+        except _FAILURES as error:
+            raise ProbeError(f"the tokenizer fails: {_first_line(error)}") from error
+        rows = self._model.get_input_embeddings().weight.shape[0]
+        # Out of range, the CPU raises but a GPU is lost to the whole process.
+        if not ids or max(ids) >= rows or min(ids) < 0:
+            raise ProbeError(f"the tokenizer gives tokens outside the {rows:,} embeddings")
+        return ids
+
+    def _render(self, prompt: str) -> str:
+        if not self._tokenizer.chat_template:
+            return prompt
+        from jinja2 import TemplateError
+
+        try:
+            # Templates that know the switch then answer at once instead of reasoning first.
+            text = self._tokenizer.apply_chat_template(
+                [{"role": "user", "content": prompt}],
+                tokenize=False,
+                add_generation_prompt=True,
+                enable_thinking=False,
+            )
+        except (TemplateError, *_FAILURES) as error:
+            raise ProbeError(f"the chat template fails: {_first_line(error)}") from error
+        if not isinstance(text, str) or len(text) > _MAX_RENDERED + len(prompt):
+            raise ProbeError("the chat template makes too long a prompt")
+        return text
+
+    def _answer(self, rows: Sequence[Sequence[int]], *, max_new_tokens: int) -> list[str] | None:
+        """Replies to one batch, None when the device has not the memory for it."""
+        import torch
+
+        width = max(map(len, rows))
+        config = self._model.generation_config
+        ids = torch.full((len(rows), width), config.pad_token_id)  # (batch, width), left-padded
+        mask = torch.zeros_like(ids)
+        for i, row in enumerate(rows):
+            ids[i, width - len(row) :] = torch.tensor(row)
+            mask[i, width - len(row) :] = 1
+        try:
+            with torch.inference_mode(), _quiet():
+                output = self._model.generate(
+                    input_ids=ids.to(self._device),
+                    attention_mask=mask.to(self._device),
+                    max_new_tokens=self._room(width, wanted=max_new_tokens),
+                )
+                replies = self._tokenizer.batch_decode(output[:, width:], skip_special_tokens=True)
+        except torch.cuda.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            return None
+        except _FAILURES as error:
+            raise ProbeError(f"generation fails: {_first_line(error)}") from error
+        return [str(reply) for reply in replies]
+
+    def _room(self, width: int, *, wanted: int) -> int:
+        limit = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
+        room = limit - width if isinstance(limit, int) and limit > 0 else wanted
+        if room < 1:
+            raise ProbeError(f"a prompt of {width} tokens leaves no room in {limit} positions")
+        return min(room, wanted)
+
+
+def _pick_device(wanted: str) -> str:
+    import torch
+
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted not in ("cpu", "cuda"):
+        raise ProbeError(f"unknown device {wanted!r}: use auto, cpu or cuda")
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise ProbeError("no CUDA device is available")
+    return wanted
+
+
+def _pick_dtype(folder: ModelFolder, device: str) -> str:
+    """Half precision is slow on many CPUs; float32 is exact for what it costs in memory."""
+    return "float32" if device == "cpu" and folder.weight_bytes <= _FLOAT32_BYTES else "auto"
+
+
+def _load_config(folder: ModelFolder) -> Any:
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
+
+    kind = folder.config.get("model_type")
+    # Without a known type the framework would guess one from the folder's name.
+    if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
+        raise UnsupportedModel(f"{folder.path}: unknown architecture {kind!r}")
+    try:
+        config = AutoConfig.from_pretrained(
+            folder.path, local_files_only=True, trust_remote_code=False
+        )
+    except (StrictDataclassError, *_FAILURES) as error:
+        raise ProbeError(f"{folder.path}: {_first_line(error)}") from error
+    if type(config) not in AutoModelForCausalLM._model_mapping:
+        raise UnsupportedModel(f"{folder.path}: {kind} does not generate text")
+    return config
+
+
+def _check_size(config: Any, folder: ModelFolder) -> None:
+    """Build the model without memory, so that a config cannot ask for more than the files hold."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except _FAILURES as error:
+        raise ProbeError(f"{folder.path}: {_first_line(error)}") from error
+    wanted = sum(p.numel() for p in model.parameters()) + sum(b.numel() for b in model.buffers())
+    held = _MAX_WEIGHTS_PER_BYTE * folder.weight_bytes + _SLACK_WEIGHTS
+    if wanted > held:
+        raise ProbeError(f"{folder.path}: config asks for {wanted:,} weights, files hold fewer")
+
+
+def _load_model(folder: ModelFolder, *, config: Any, dtype: str) -> Any:
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM
+
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(
+            folder.path,
+            config=config,
+            dtype=dtype,
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    except ImportError as error:
+        raise UnsupportedModel(f"{folder.path}: {_first_line(error)}") from error
+    except (SafetensorError, *_FAILURES) as error:
+        raise ProbeError(f"{folder.path}: {_first_line(error)}") from error
+    # What a checkpoint lacks is filled with random numbers: that would be another model.
+    missing = sorted([*info["missing_keys"], *map(str, info["mismatched_keys"])])
+    if missing:
+        raise ProbeError(f"{folder.path}: {len(missing)} tensors are missing, first {missing[0]}")
+    return model
+
+
+def _load_tokenizer(folder: ModelFolder) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder.path, local_files_only=True, trust_remote_code=False
+        )
+    except _FAILURES as error:
+        raise ProbeError(f"{folder.path}: no tokenizer: {_first_line(error)}") from error
+    return tokenizer
+
+
+def _greedy(model: Any, tokenizer: Any) -> Any:
+    """Greedy decoding whatever the repository's generation config says, but for its stop tokens."""
+    from transformers import GenerationConfig
+
+    stops: set[int] = set()
+    for owner in (model.generation_config, model.config.get_text_config(), tokenizer):
+        value = getattr(owner, "eos_token_id", None)
+        values = value if isinstance(value, (list, tuple)) else [value]
+        stops.update(v for v in values if isinstance(v, int) and not isinstance(v, bool) and v >= 0)
+    pad = tokenizer.pad_token_id
+    if pad is None:
+        pad = min(stops, default=0)
+    return GenerationConfig(
+        do_sample=False,
+        num_beams=1,
+        pad_token_id=pad,
+        eos_token_id=sorted(stops) or None,
+        use_cache=True,
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the framework's bars and advice off stderr, and put its settings back."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
