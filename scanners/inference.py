@@ -1,0 +1,148 @@
+"""Run inference over what a store holds."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from ..lineage.compute import Compute
+from ..lineage.errors import MalformedFile, RegistryError
+from ..lineage.infer.engine import CODE_VERSION, Inference, infer_bucket
+from ..lineage.infer.specimen import Specimen, specimen
+from ..lineage.records import RoleKey
+from ..lineage.sketch.sketch import Sketch, SketchBlock
+from ..store.facts import HiddenModel, SketchRow
+from ..store.registry import Registry
+from ..store.sketches import SketchStore
+from .progress import Progress, Silence
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InferenceReport:
+    """What inference went through: buckets, models compared, pairs tested, edges believed."""
+
+    buckets: int
+    models: int
+    pairs: int
+    related: int
+    edges: int
+    unreadable: Mapping[str, str]
+
+
+def infer_store(
+    registry: Registry,
+    *,
+    scan: int,
+    now: datetime,
+    compute: Compute,
+    shapes: Collection[str] | None = None,
+    progress: Progress | None = None,
+) -> InferenceReport:
+    """Infer parents in every shape bucket, or in the named ones, and store the edges.
+
+    A sketch that cannot be read back is named in the report and left out.
+    """
+    watch = progress or Silence()
+    buckets: dict[str, list[SketchRow]] = {}
+    for row in registry.sketched():
+        if row.shape_key is not None and (shapes is None or row.shape_key in shapes):
+            buckets.setdefault(row.shape_key, []).append(row)
+    watch.stage("infer", len(buckets))
+    found: list[Inference] = []
+    unreadable: dict[str, str] = {}
+    digest = hashlib.sha256(CODE_VERSION.encode())
+    for key in sorted(buckets):
+        group = _specimens(buckets[key], registry.sketches, unreadable)
+        found.append(infer_bucket(group, compute=compute))
+        for row in sorted(buckets[key], key=lambda r: r.sketch_digest or ""):
+            digest.update((row.sketch_digest or row.sketch_path).encode())
+        watch.step(key)
+    rows = [row for bucket in buckets.values() for row in bucket]
+    _store(registry, found, rows, scan=scan, now=now, digest=digest.hexdigest())
+    return InferenceReport(
+        buckets=len(buckets),
+        models=len(rows) - len(unreadable),
+        pairs=sum(one.pairs_tested for one in found),
+        related=sum(one.pairs_related for one in found),
+        edges=sum(len(one.edges) for one in found),
+        unreadable=unreadable,
+    )
+
+
+def load_sketch(sketches: SketchStore, path: str) -> Sketch:
+    """Read a sketch back from the store.
+
+    Raises
+    ------
+    RegistryError : the file is missing or damaged.
+    """
+    arrays, described = sketches.load(path), sketches.metadata(path)
+    blocks = {}
+    for name, array in arrays.items():
+        shape, start, transposed = _parse_place(described.get(name, ""), path)
+        blocks[name] = SketchBlock(
+            key=_parse_key(name),
+            shape=shape,
+            transposed=transposed,
+            start=start,
+            count=array.shape[0],
+            dtype=array.dtype,
+            data=array.data,
+        )
+    return Sketch(plan=described.get("plan", ""), blocks=blocks)
+
+
+def _parse_place(text: str, path: str) -> tuple[tuple[int, ...], int, bool]:
+    shape, _, rest = text.partition("@")
+    try:
+        dims = tuple(int(d) for d in shape.split("x"))
+        return dims, int(rest.removesuffix("T")), rest.endswith("T")
+    except ValueError as error:
+        raise MalformedFile(f"a sketch block is described as {text!r}", path=path) from error
+
+
+def _parse_key(name: str) -> RoleKey:
+    layer, _, role = name.partition(".")
+    if layer.isdigit():
+        return RoleKey(role=role, layer=int(layer))
+    return RoleKey(role=name)
+
+
+def _specimens(
+    rows: Sequence[SketchRow], sketches: SketchStore, unreadable: dict[str, str]
+) -> list[Specimen]:
+    group = []
+    for row in rows:
+        created = row.created_at
+        if created is not None and created.tzinfo is None:
+            created = created.replace(tzinfo=UTC)
+        try:
+            sketch = load_sketch(sketches, row.sketch_path)
+        except (RegistryError, MalformedFile) as error:
+            unreadable[row.model] = str(error)
+            continue
+        group.append(specimen(row.model, sketch, created=created))
+    return group
+
+
+def _store(
+    registry: Registry,
+    found: Sequence[Inference],
+    rows: Sequence[SketchRow],
+    *,
+    scan: int,
+    now: datetime,
+    digest: str,
+) -> None:
+    registry.replace_inference(
+        scan,
+        edges=[edge for one in found for edge in one.edges],
+        rejected=[lost for one in found for lost in one.rejected],
+        hidden=[HiddenModel(node=h.node) for one in found for h in one.hidden],
+        scope={row.model for row in rows} | {h.node for one in found for h in one.hidden},
+        code_version=CODE_VERSION,
+        inputs_digest=digest,
+        now=now,
+    )
