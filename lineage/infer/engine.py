@@ -14,7 +14,7 @@ from .kinship import Kinship, families, measure_kinship
 from .merges import MIN_SHARE
 from .placement import Placement, place
 from .relation import Step, classify
-from .specimen import Specimen
+from .specimen import Specimen, comparable_parts
 
 CODE_VERSION = "infer-1"
 RUNNERS = 3
@@ -54,9 +54,20 @@ def infer_bucket(group: Sequence[Specimen], *, compute: Compute) -> Inference:
     -----
     O(n^2 d) for n models and d sampled weights.
     """
-    ordered = sorted(group, key=_content_key)
-    if len(ordered) < 2:
-        return Inference()
+    ordered = sorted(group, key=_sort_key)
+    parts = [part for part in comparable_parts(ordered) if len(part) > 1]
+    found = [_infer_part(part, compute) for part in parts]
+    return Inference(
+        edges=tuple(edge for one in found for edge in one.edges),
+        rejected=tuple(lost for one in found for lost in one.rejected),
+        hidden=tuple(node for one in found for node in one.hidden),
+        pairs_tested=sum(one.pairs_tested for one in found),
+        pairs_related=sum(one.pairs_related for one in found),
+    )
+
+
+def _infer_part(ordered: Sequence[Specimen], compute: Compute) -> Inference:
+    """Infer parents among models that can all be compared with each other."""
     kinship = measure_kinship(ordered, compute=compute)
     parts = families(kinship, len(ordered))
     edges: list[InferredEdge] = []
@@ -78,10 +89,15 @@ def infer_bucket(group: Sequence[Specimen], *, compute: Compute) -> Inference:
     )
 
 
+def _sort_key(one: Specimen) -> tuple[str, float, str]:
+    """From weights first, so that renaming changes nothing; date and name part equal weights."""
+    return _content_key(one), one.created.timestamp() if one.created else 0.0, one.node
+
+
 def _content_key(one: Specimen) -> str:
-    """A sort key from weights, not names, so that renaming every model changes nothing."""
     digest = hashlib.sha256()
     for name in sorted(one.blocks):
+        digest.update(one.blocks[name].dtype.encode())
         digest.update(one.blocks[name].values.tobytes())
     return digest.hexdigest()
 
@@ -237,7 +253,8 @@ def _insert_hidden(
 ) -> tuple[list[InferredEdge], list[HiddenModel]]:
     """Put an unpublished model between siblings that share a path and their common parent."""
     groups = _sharing_groups(placed)
-    hidden, moved = [], {}
+    hidden: list[HiddenModel] = []
+    moved: dict[tuple[str, str], HiddenModel] = {}
     for parent, children in groups:
         names = sorted(family.members[c].node for c in children)
         digest = hashlib.sha256(

@@ -159,7 +159,7 @@ def _dates(family: Family, child: int, parent: int) -> tuple[Clue, ...]:
             kind="time",
             statistic="days from parent to child",
             value=days,
-            llr=TIME if days > 0 else -TIME,
+            llr=math.copysign(TIME, days) if days else 0.0,
         ),
     )
 

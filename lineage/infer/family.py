@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..compute import Compute
@@ -56,7 +56,7 @@ class Family:
 
     def _before(self, one: int, child: int) -> bool:
         a, b = self.members[one].created, self.members[child].created
-        if self.dated and a is not None and b is not None:
+        if self.dated and a is not None and b is not None and a != b:
             return a < b
         return self.rank[one] < self.rank[child]
 
@@ -75,6 +75,7 @@ def assemble(members: Sequence[Specimen], *, compute: Compute) -> Family:
     dated = all(one.created is not None for one in members)
     mixtures = {} if dated else _undated_mixtures(members, geometry, leaves)
     order = family_order(members, geometry, last=leaves | set(mixtures))
+    order = _after_their_parts(order, mixtures)
     return Family(
         members=members,
         geometry=geometry,
@@ -98,14 +99,55 @@ def mixture_of(family: Family, child: int) -> Mixture | None:
 def _undated_mixtures(
     members: Sequence[Specimen], geometry: Geometry, leaves: set[int]
 ) -> dict[int, Mixture]:
-    """Exact mixtures without dates, among members that are not leaves by their own weights."""
+    """Exact mixtures without dates, among members that are not leaves by their own weights.
+
+    An exact relation can be solved for several of its members. The one that averages most is the
+    merge; the others are tried again without it, so that no two are made of each other.
+    """
     squares = geometry.square_distances()
+
+    def search(child: int, without: Collection[int]) -> Mixture | None:
+        near = [
+            int(i)
+            for i in squares[child].argsort()
+            if i != child
+            and i not in leaves
+            and i not in without
+            and not _is_later(members[int(i)], members[child])
+        ]
+        return find_mixture(child, near, geometry)
+
+    tried = {i: search(i, ()) for i in range(len(members)) if i not in leaves}
+    first = {i: mixture for i, mixture in tried.items() if mixture is not None}
     found: dict[int, Mixture] = {}
-    for child in range(len(members)):
-        if child in leaves:
-            continue
-        near = [int(i) for i in squares[child].argsort() if i != child and i not in leaves]
-        mixture = find_mixture(child, near, geometry)
+    for child in sorted(first, key=lambda i: max(first[i].weights.values())):
+        made = _made_of(child, found)
+        mixture = first[child] if made.isdisjoint(first[child].weights) else search(child, made)
         if mixture is not None:
             found[child] = mixture
     return found
+
+
+def _is_later(one: Specimen, other: Specimen) -> bool:
+    """Whether both are dated and `one` came after `other`."""
+    return one.created is not None and other.created is not None and one.created > other.created
+
+
+def _made_of(member: int, mixtures: Mapping[int, Mixture]) -> set[int]:
+    """Mixtures that `member` is a part of, directly or through other mixtures."""
+    made = {member}
+    for _ in mixtures:
+        made |= {i for i, mixture in mixtures.items() if not made.isdisjoint(mixture.weights)}
+    return made - {member}
+
+
+def _after_their_parts(order: Sequence[int], mixtures: Mapping[int, Mixture]) -> list[int]:
+    """The same order with every mixture moved behind the last of its members."""
+    waiting, settled = list(order), list[int]()
+    while waiting:
+        ready = next(
+            i for i in waiting if i not in mixtures or set(settled) >= set(mixtures[i].weights)
+        )
+        settled.append(ready)
+        waiting.remove(ready)
+    return settled

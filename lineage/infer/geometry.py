@@ -25,7 +25,7 @@ FAR_TAIL = 0.01
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Geometry:
-    """Inner products of a family's weights, centred on its first member.
+    """Inner products of a family's weights, centred on one of its members.
 
     `gram` (n, n) float64; `norms` (n,) norms of the uncentred weights; `floor` (n,) the squared
     norm that rounding to the published dtype leaves, sum of ulp^2 / 12; `blocks` the matrix
@@ -85,22 +85,34 @@ def measure_geometry(group: Sequence[Specimen], *, compute: Compute) -> Geometry
 
     Notes
     -----
-    Each block is centred on the first member in float32, which is exact for weights of nearby
-    magnitude, and multiplied in float64. O(n^2 d) time, O(n) memory in blocks.
+    Each block is centred in float32, which is exact for weights of nearby magnitude, and
+    multiplied in float64. The centre is the member nearest the mean: around a member far from all
+    others the rounding of a float32 model would be lost. O(n^2 d) time, O(n) memory in blocks.
     """
     n = len(group)
     blocks = shared_matrices(group)
+    centre = _central(group, blocks)
     gram = np.zeros((n, n))
     norms = np.zeros(n)
     floor = np.zeros(n)
     for name in blocks:
         rows = np.stack([one.blocks[name].values for one in group])
-        gram += compute.gram(rows - rows[0])
+        gram += compute.gram(rows - rows[centre])
         norms += (rows.astype(np.float64) ** 2).sum(axis=1)
         floor += [
             float((one.blocks[name].half_ulp.astype(np.float64) ** 2).sum() / 3) for one in group
         ]
     return Geometry(gram=gram, norms=np.sqrt(norms), floor=floor, blocks=blocks)
+
+
+def _central(group: Sequence[Specimen], blocks: Sequence[str]) -> int:
+    """The member nearest the mean of all."""
+    away = np.zeros(len(group))
+    for name in blocks:
+        rows = np.stack([one.blocks[name].values for one in group])
+        off = rows - rows.mean(axis=0, keepdims=True)
+        away += np.einsum("ij,ij->i", off, off)
+    return int(away.argmin())
 
 
 def far_beta(child: Specimen, via: Specimen, origin: Specimen, *, blocks: Sequence[str]) -> float:

@@ -115,7 +115,9 @@ def _unit_rows(group: Sequence[Specimen], name: str) -> Float32:
 def _matched(left: Float32, right: Float32, compute: Compute) -> Float64:
     """(n, n) mean cosine between units with the same index."""
     n, units, _ = left.shape
-    return compute.cross(left.reshape(n, -1), right.reshape(n, -1)).astype(np.float64) / units
+    sums = compute.cross(left.reshape(n, -1), right.reshape(n, -1)).astype(np.float64)
+    means: Float64 = sums / units
+    return means
 
 
 def _shuffled(units: Float32, compute: Compute) -> Float64:

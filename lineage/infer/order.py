@@ -105,15 +105,17 @@ def family_order(
 
     Returns
     -------
-    Indices. With dates throughout: by date. Without: outward from the root of the spanning tree.
-    Mixed: the undated order with the dated members put in date order among their places.
+    Indices. With dates throughout: by date, members of one date in the undated order. Without:
+    outward from the root of the spanning tree. Mixed: the undated order with the dated members put
+    in date order among their places.
     """
     dated = [i for i, one in enumerate(group) if one.created is not None]
-    if len(dated) == len(group):
+    if len(dated) == len(group) == len({one.created for one in group}):
         return sorted(dated, key=lambda i: _date(group[i]))
     order = _outward(group, geometry, last=set(last))
     places = [at for at, i in enumerate(order) if group[i].created is not None]
-    for at, i in zip(places, sorted(dated, key=lambda i: _date(group[i])), strict=True):
+    by_date = sorted((order[at] for at in places), key=lambda i: _date(group[i]))
+    for at, i in zip(places, by_date, strict=True):
         order[at] = i
     return order
 

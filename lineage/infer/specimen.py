@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,6 +16,8 @@ from ..sketch.plan import is_matrix
 from ..sketch.sketch import Sketch
 
 Float32 = NDArray[np.float32]
+
+MIN_COMMON = 0.25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +61,8 @@ class Specimen:
 
 
 def specimen(node: str, sketch: Sketch, *, created: datetime | None) -> Specimen:
-    """Widen a sketch; NaN and infinities stay and make the block incomparable."""
+    """Widen a sketch; a block with NaN or infinities is left out, for nothing compares to it."""
+    widened = ((b, b.values()) for b in sketch)
     blocks = {
         b.name: Block(
             key=b.key,
@@ -66,9 +70,10 @@ def specimen(node: str, sketch: Sketch, *, created: datetime | None) -> Specimen
             transposed=b.transposed,
             start=b.start,
             dtype=b.dtype,
-            values=b.values(),
+            values=values,
         )
-        for b in sketch
+        for b, values in widened
+        if np.isfinite(values).all()
     }
     return Specimen(node=node, created=created, blocks=blocks)
 
@@ -96,3 +101,39 @@ def shared_matrices(group: Sequence[Specimen]) -> tuple[str, ...]:
             for other in group[1:]
         )
     )
+
+
+def comparable_parts(group: Sequence[Specimen]) -> list[list[Specimen]]:
+    """Split a bucket so that no file with odd or missing blocks spoils the others' comparison.
+
+    A part starts with the specimen whose matrix blocks are the most widely held and takes in all
+    others that leave at least `MIN_COMMON` of those blocks shared by the whole part.
+
+    Returns
+    -------
+    Parts in the order they were formed, members in the order given. Specimens without a matrix
+    block are in none.
+    """
+    places = {at: _matrix_places(one) for at, one in enumerate(group)}
+    left = [at for at, held in places.items() if held]
+    parts = []
+    while left:
+        usual = Counter(place for at in left for place in places[at])
+        first = max(left, key=lambda at: sum(usual[place] for place in places[at]))
+        shared = places[first]
+        least = MIN_COMMON * len(shared)
+        part = []
+        for at in sorted(left, key=lambda at: -len(places[at] & places[first])):
+            common = shared & places[at]
+            if common and len(common) >= least:
+                shared = common
+                part.append(at)
+        parts.append([group[at] for at in sorted(part)])
+        left = [at for at in left if at not in set(part)]
+    return parts
+
+
+def _matrix_places(one: Specimen) -> frozenset[tuple[object, ...]]:
+    """What two matrix blocks must agree in to be compared."""
+    held = ((name, one.blocks[name]) for name in one.matrices())
+    return frozenset((name, b.shape, b.transposed, b.start, b.values.size) for name, b in held)

@@ -20,7 +20,9 @@ Float32 = NDArray[np.float32]
 GRID_BITS = (2, 3, 4, 5, 6, 8)
 GRID_GROUPS = (256, 128, 64, 32)
 MIN_ON_GRID = 0.995
+MIN_VOTES = 64
 PROBE_ROWS = 16
+HEAD_SHARE = 16
 # Relative rounding of the published dtype: half a unit in the last place, at most.
 RELATIVE_HALF_ULP = {"BF16": 2.0**-8, "F16": 2.0**-11, "F32": 2.0**-24, "F64": 2.0**-24}
 ZEROS_OF_A_PRUNED_BLOCK = 0.02
@@ -131,6 +133,16 @@ def _levels(grouped: Float32, grid: Grid) -> tuple[Float32, Float32]:
 
 def _lies_on(rows: Float32, grid: Grid, relative: float) -> bool:
     grouped = rows.reshape(-1, grid.group)
+    # Most grids are refuted by the first groups: what is off there is already too much for all.
+    _, off = _vote(grouped[: max(1, grouped.shape[0] // HEAD_SHARE)], grid, relative)
+    if off > (1 - MIN_ON_GRID) * grouped.size:
+        return False
+    votes, off = _vote(grouped, grid, relative)
+    return votes >= MIN_VOTES and off <= (1 - MIN_ON_GRID) * votes
+
+
+def _vote(grouped: Float32, grid: Grid, relative: float) -> tuple[int, int]:
+    """Weights whose rounding is small against the step, and those of them that are off the grid."""
     levels, step = _levels(grouped, grid)
     safe = np.where(step > 0, step, np.float32(1))
     size = np.abs(grouped) + (0 if grid.symmetric else np.abs(grouped).max(axis=1, keepdims=True))
@@ -139,7 +151,5 @@ def _lies_on(rows: Float32, grid: Grid, relative: float) -> bool:
     votes = (slack < 0.1) & (step > 0)
     if grid.symmetric:
         votes &= levels != 0
-    if np.count_nonzero(votes) < 64:
-        return False
-    off = np.abs(levels - np.round(levels))[votes]
-    return bool(np.mean(off <= slack[votes]) >= MIN_ON_GRID)
+    off = votes & (np.abs(levels - np.round(levels)) > slack)
+    return int(np.count_nonzero(votes)), int(np.count_nonzero(off))

@@ -11,7 +11,8 @@ edit along one shared direction shows as one left factor. A few embedding rows, 
 and the norms complete it.
 
 One span is one request at most. A full plan is about 24 spans of 20,480 weights: 1 MB in bf16,
-2 MB in float32, for a model of any size.
+2 MB in float32. Where a row is longer than a span two are read all the same, which takes a model
+of 70B parameters to 1.2 MB and one of 405B to 1.8 MB in bf16.
 """
 
 from __future__ import annotations
@@ -199,7 +200,7 @@ def _band_start(shapes: Mapping[RoleKey, tuple[int, ...]]) -> int:
         return 0
     rows = min(s[0] for s in writers)
     step = math.lcm(*(_row_step(s[1]) for s in writers))
-    reach = max(_band_rows(s, step) for s in writers)
+    reach = max(math.ceil(_band_weights(s) / s[1]) for s in writers)
     slots = max(1, (rows - reach) // step + 1) if rows > reach else 1
     return step * (_hash("band", rows) % slots)
 
@@ -209,9 +210,10 @@ def _row_step(columns: int) -> int:
     return GROUP // math.gcd(GROUP, columns)
 
 
-def _band_rows(shape: tuple[int, ...], step: int) -> int:
-    wanted = max(MIN_BAND_ROWS, SPAN_WEIGHTS // shape[1])
-    return min(shape[0], math.ceil(wanted / step) * step)
+def _band_weights(shape: tuple[int, ...]) -> int:
+    """Whole rows, rounded up to a whole group: some rows end inside one (6,826 columns)."""
+    rows = max(MIN_BAND_ROWS, SPAN_WEIGHTS // shape[1])
+    return min(math.prod(shape), math.ceil(rows * shape[1] / GROUP) * GROUP)
 
 
 def _span(key: RoleKey, shape: tuple[int, ...], *, first_row: int) -> Span:
@@ -219,9 +221,8 @@ def _span(key: RoleKey, shape: tuple[int, ...], *, first_row: int) -> Span:
     if key.role in EMBEDDING_ROLES or not is_matrix(key):
         return _edge_span(key, shape, size)
     if is_writer(key) and len(shape) == 2:
-        rows = _band_rows(shape, _row_step(shape[1]))
-        begin = min(first_row, shape[0] - rows) * shape[1]
-        return Span(key=key, start=begin, count=rows * shape[1])
+        count = _band_weights(shape)
+        return Span(key=key, start=min(first_row * shape[1], size - count), count=count)
     count = min(size, SPAN_WEIGHTS)
     slots = (size - count) // GROUP + 1
     return Span(key=key, start=GROUP * (_hash(str(key), *shape) % slots), count=count)

@@ -1,0 +1,293 @@
+"""The sketch plan: the same places for a model whatever its file looks like, within a budget."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from families import SMALL, Size, shapes_of
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modelkin.lineage.architectures.roles import assign_roles
+from modelkin.lineage.records import RoleKey
+from modelkin.lineage.sketch.plan import (
+    GROUP,
+    Span,
+    choose_places,
+    is_matrix,
+    is_writer,
+    shape_key,
+    spans_of,
+)
+
+Shapes = dict[str, tuple[int, ...]]
+BUDGET = 2_000_000
+REQUESTS = 40
+
+
+def llama(layers: int, hidden: int, inner: int, *, kv: int, vocabulary: int) -> Shapes:
+    return shapes_of(
+        Size(layers=layers, hidden=hidden, inner=inner, kv=kv, vocabulary=vocabulary)
+    )
+
+
+def gpt2(layers: int, hidden: int) -> Shapes:
+    shapes: Shapes = {"wte.weight": (50257, hidden), "wpe.weight": (1024, hidden)}
+    for layer in range(layers):
+        shapes |= {
+            f"h.{layer}.ln_1.weight": (hidden,),
+            f"h.{layer}.attn.c_attn.weight": (hidden, 3 * hidden),
+            f"h.{layer}.attn.c_attn.bias": (3 * hidden,),
+            f"h.{layer}.attn.c_proj.weight": (hidden, hidden),
+            f"h.{layer}.mlp.c_fc.weight": (hidden, 4 * hidden),
+            f"h.{layer}.mlp.c_proj.weight": (4 * hidden, hidden),
+        }
+    return shapes | {"ln_f.weight": (hidden,)}
+
+
+def neox(layers: int, hidden: int) -> Shapes:
+    shapes: Shapes = {"gpt_neox.embed_in.weight": (50304, hidden)}
+    for layer in range(layers):
+        start = f"gpt_neox.layers.{layer}."
+        shapes |= {
+            start + "input_layernorm.weight": (hidden,),
+            start + "attention.query_key_value.weight": (3 * hidden, hidden),
+            start + "attention.dense.weight": (hidden, hidden),
+            start + "mlp.dense_h_to_4h.weight": (4 * hidden, hidden),
+            start + "mlp.dense_4h_to_h.weight": (hidden, 4 * hidden),
+        }
+    return shapes | {"embed_out.weight": (50304, hidden)}
+
+
+def bert(layers: int, hidden: int) -> Shapes:
+    shapes: Shapes = {"bert.embeddings.word_embeddings.weight": (30522, hidden)}
+    for layer in range(layers):
+        start = f"bert.encoder.layer.{layer}."
+        shapes |= {
+            start + "attention.self.query.weight": (hidden, hidden),
+            start + "attention.self.key.weight": (hidden, hidden),
+            start + "attention.self.value.weight": (hidden, hidden),
+            start + "attention.output.dense.weight": (hidden, hidden),
+            start + "intermediate.dense.weight": (4 * hidden, hidden),
+            start + "output.dense.weight": (hidden, 4 * hidden),
+        }
+    return shapes
+
+
+def t5(layers: int, hidden: int, inner: int) -> Shapes:
+    shapes: Shapes = {"shared.weight": (32128, hidden)}
+    for stack in ("encoder", "decoder"):
+        for layer in range(layers):
+            start = f"{stack}.block.{layer}.layer."
+            parts = ["0.SelfAttention"] + (["1.EncDecAttention"] if stack == "decoder" else [])
+            last = len(parts)
+            for part in parts:
+                shapes |= {f"{start}{part}.{p}.weight": (hidden, hidden) for p in "qkvo"}
+            shapes |= {
+                f"{start}{last}.DenseReluDense.wi.weight": (inner, hidden),
+                f"{start}{last}.DenseReluDense.wo.weight": (hidden, inner),
+            }
+    return shapes
+
+
+REAL: dict[str, Shapes] = {
+    "llama-7b": llama(32, 4096, 11008, kv=4096, vocabulary=32000),
+    "llama-8b": llama(32, 4096, 14336, kv=1024, vocabulary=128256),
+    "qwen-0.5b": llama(24, 896, 4864, kv=128, vocabulary=151936),
+    "deepseek-1.3b": llama(24, 2048, 5504, kv=2048, vocabulary=32256),
+    "btlm-3b": llama(32, 2560, 6826, kv=2560, vocabulary=50257),
+    "gpt2": gpt2(12, 768),
+    "gpt2-xl": gpt2(48, 1600),
+    "pythia-6.9b": neox(32, 4096),
+    "bert-large": bert(24, 1024),
+    "t5-large": t5(24, 1024, 4096),
+}
+HUGE: dict[str, Shapes] = {
+    "llama-70b": llama(80, 8192, 28672, kv=1024, vocabulary=128256),
+    "llama-405b": llama(126, 16384, 53248, kv=1024, vocabulary=128256),
+}
+
+
+def plan(shapes: Shapes) -> dict[RoleKey, tuple[Span, tuple[int, ...]]]:
+    """Span and stored shape of every planned tensor."""
+    names = {p.key: name for name, p in assign_roles(list(shapes.items())).items()}
+    planned = {key: shapes[names[key]] for key in choose_places(list(names))}
+    return {span.key: (span, planned[span.key]) for span in spans_of(planned)}
+
+
+def key_of(shapes: Shapes) -> str:
+    names = {p.key: name for name, p in assign_roles(list(shapes.items())).items()}
+    return shape_key(list(names), {key: shapes[names[key]] for key in choose_places(list(names))})
+
+
+def spans(shapes: Shapes) -> dict[RoleKey, Span]:
+    return {key: span for key, (span, _) in plan(shapes).items()}
+
+
+@pytest.mark.parametrize("name", [*REAL, *HUGE])
+def test_every_span_is_whole_groups_inside_its_tensor(name: str) -> None:
+    for span, shape in plan((REAL | HUGE)[name]).values():
+        size = math.prod(shape)
+        assert 0 < span.count <= size - span.start
+        assert span.start % GROUP == 0
+        if is_matrix(span.key):
+            assert span.count % GROUP == 0 or span.count == size
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_a_plan_fits_the_budget_in_float32(name: str) -> None:
+    planned = spans(REAL[name])
+    assert sum(span.count for span in planned.values()) * 4 <= BUDGET
+    assert len(planned) <= REQUESTS - 10
+
+
+@pytest.mark.parametrize("name", HUGE)
+def test_the_largest_models_fit_in_the_dtype_they_are_published_in(name: str) -> None:
+    assert sum(span.count for span in spans(HUGE[name]).values()) * 2 <= BUDGET
+
+
+@pytest.mark.parametrize("name", [*REAL, *HUGE])
+def test_several_kinds_of_matrix_are_read_from_first_to_last_layer(name: str) -> None:
+    shapes = (REAL | HUGE)[name]
+    places = [p.key for p in assign_roles(list(shapes.items())).values()]
+    planned = [key for key in spans(shapes) if is_matrix(key)]
+    layers = {key.layer for key in places if is_matrix(key)} - {None}
+    assert len({key.role for key in planned}) >= 4
+    assert {key.layer for key in planned} >= {min(layers), max(layers)}
+    assert any(is_writer(key) for key in planned)
+    assert not any(key.role.endswith(("attn.q", "attn.k")) for key in planned)
+
+
+@pytest.mark.parametrize("name", [*REAL, *HUGE])
+def test_bands_of_writers_start_at_one_row(name: str) -> None:
+    writers = [(s, shape) for s, shape in plan((REAL | HUGE)[name]).values() if is_writer(s.key)]
+    assert len(writers) >= 4
+    assert len({span.start / shape[1] for span, shape in writers}) == 1
+    assert all(span.start % shape[1] == 0 for span, shape in writers)
+    assert all(span.count >= 2 * shape[1] for span, shape in writers)
+
+
+@pytest.mark.parametrize("name", [*REAL, *HUGE])
+def test_file_order_does_not_matter(name: str) -> None:
+    shapes = (REAL | HUGE)[name]
+    backwards = dict(reversed(shapes.items()))
+    assert list(plan(backwards).items()) == list(plan(shapes).items())
+    assert key_of(backwards) == key_of(shapes)
+
+
+def test_a_wrapper_around_the_names_does_not_matter() -> None:
+    shapes = REAL["llama-8b"]
+    wrapped = {f"module.{name}": shape for name, shape in shapes.items()}
+    assert plan(wrapped) == plan(shapes)
+
+
+def test_an_extended_vocabulary_is_sampled_at_the_same_places() -> None:
+    shapes = REAL["llama-8b"]
+    longer = llama(32, 4096, 14336, kv=1024, vocabulary=128300)
+    assert spans(longer) == spans(shapes)
+    assert key_of(longer) == key_of(shapes)
+
+
+def test_tied_embeddings_leave_the_rest_of_the_plan_alone() -> None:
+    shapes = REAL["qwen-0.5b"]
+    tied = {name: shape for name, shape in shapes.items() if name != "lm_head.weight"}
+    assert spans(tied) == {k: s for k, s in spans(shapes).items() if k.role != "lm_head"}
+    assert key_of(tied) == key_of(shapes)
+
+
+def test_biases_and_unknown_extra_tensors_leave_the_plan_alone() -> None:
+    shapes = REAL["llama-7b"]
+    more = shapes | {
+        "model.layers.0.self_attn.v_proj.bias": (4096,),
+        "model.layers.3.strange.thing": (5, 5),
+        "value_head.summary.weight": (1, 4096),
+    }
+    assert spans(more) == spans(shapes)
+    assert key_of(more) == key_of(shapes)
+
+
+def test_what_is_read_of_a_tensor_does_not_depend_on_what_else_is_known() -> None:
+    """Shards that were not opened take their tensors out of the plan, and nothing else."""
+    shapes = REAL["llama-7b"]
+    names = {p.key: name for name, p in assign_roles(list(shapes.items())).items()}
+    known = [k for k in choose_places(list(names)) if k.layer is None or k.layer < 12]
+    partial = {span.key: span for span in spans_of({k: shapes[names[k]] for k in known})}
+    whole = spans(shapes)
+    assert partial == {key: whole[key] for key in known}
+
+
+def test_the_shape_key_separates_widths_depths_and_grouped_heads() -> None:
+    keys = {
+        key_of(llama(32, 4096, 11008, kv=4096, vocabulary=32000)),
+        key_of(llama(31, 4096, 11008, kv=4096, vocabulary=32000)),
+        key_of(llama(32, 4096, 11009, kv=4096, vocabulary=32000)),
+        key_of(llama(32, 2048, 11008, kv=2048, vocabulary=32000)),
+        key_of(llama(32, 4096, 11008, kv=1024, vocabulary=32000)),
+        key_of(gpt2(12, 768)),
+        key_of(bert(12, 768)),
+    }
+    assert len(keys) == 7
+
+
+def test_a_long_shape_key_is_cut_to_a_digest() -> None:
+    keys = [key_of(t5(24, 1024, inner)) for inner in (4096, 2816)]
+    assert keys[0] != keys[1]
+    assert all(len(key) <= 160 for key in keys)
+
+
+def test_a_model_of_unknown_names_is_sampled_under_raw_roles() -> None:
+    shapes: Shapes = {f"tower.{i}.mix.weight": (300, 200) for i in range(6)}
+    shapes |= {f"tower.{i}.mix.bias": (300,) for i in range(6)}
+    planned = plan(shapes)
+    assert planned
+    assert all(key.role.startswith("raw:") for key in planned)
+    assert not any(key.role.endswith(".bias") for key in planned)
+    assert key_of(shapes).startswith("L6;")
+
+
+def test_empty_tensors_and_empty_models_are_no_spans() -> None:
+    assert choose_places([]) == ()
+    assert spans_of({}) == ()
+    key = RoleKey(role="mlp.up", layer=0)
+    assert spans_of({key: (0, 64)}) == ()
+    assert shape_key([], {}) == "L0;"
+
+
+@given(
+    hidden=st.integers(1, 6000),
+    inner=st.integers(1, 20000),
+    kv=st.integers(1, 4000),
+    layers=st.integers(1, 9),
+    vocabulary=st.integers(1, 300_000),
+)
+def test_any_shape_gives_spans_inside_the_tensors(
+    hidden: int, inner: int, kv: int, layers: int, vocabulary: int
+) -> None:
+    shapes = llama(layers, hidden, inner, kv=kv, vocabulary=vocabulary)
+    planned = plan(shapes)
+    assert planned
+    for span, shape in planned.values():
+        size = math.prod(shape)
+        assert span.start >= 0
+        assert 0 < span.count <= size - span.start
+        if is_matrix(span.key):
+            assert span.start % GROUP == 0
+            assert span.count % GROUP == 0 or span.count == size
+    assert sum(span.count for span, _ in planned.values()) * 2 <= BUDGET
+
+
+@given(rows=st.integers(1, 9000), widths=st.lists(st.integers(1, 9000), min_size=2, max_size=4))
+def test_writers_of_any_width_share_their_first_row(rows: int, widths: list[int]) -> None:
+    shapes = {
+        RoleKey(role=role, layer=layer): (rows, width)
+        for layer, width in enumerate(widths)
+        for role in ("attn.o", "mlp.down")
+    }
+    starts = {s.start / shapes[s.key][1] for s in spans_of(shapes)}
+    assert len(starts) == 1
+
+
+def test_spans_are_named_after_their_tensors() -> None:
+    assert Span(key=RoleKey(role="mlp.up", layer=3), start=0, count=1).name == "3.mlp.up"
+    assert {span.name for span in spans(shapes_of(SMALL)).values()} >= {"embed", "0.attn.v"}
