@@ -1,0 +1,1 @@
+"""The only face: commands, progress and tables."""

@@ -1,0 +1,5 @@
+"""`python -m modelkin.cli`."""
+
+from modelkin.cli.main import main
+
+main()

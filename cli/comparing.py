@@ -1,0 +1,50 @@
+"""`compare`: two models side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ..lineage.errors import NotComparable
+from ..store import Registry
+from . import options
+from .output import emit, emit_ids
+from .pairs import compare_models, show_pair
+
+BLOCK_COLUMNS = (
+    "block",
+    "relative_distance",
+    "same_share",
+    "rank",
+    "full_rank",
+    "cosine",
+    "sampled",
+    "dtype_a",
+    "dtype_b",
+)
+
+
+@click.command("compare")
+@click.argument("a")
+@click.argument("b")
+@options.data
+def compare_command(a: str, b: str, *, store: Path, output_format: str, quiet: bool) -> None:
+    """Two models side by side: facts, kinship, refusal, and their weights block by block.
+
+    JSON is one object: `facts`, `kinship`, `refusal`, `weights` (null when the two cannot be
+    compared), `blocks`. CSV has one row a block. -q writes the nearest common ancestors. Where the
+    weights cannot be compared the rest is written all the same, and the exit code is 2.
+    """
+    with Registry.open(store, read_only=True) as registry:
+        pair = compare_models(registry, a, b)
+    if quiet:
+        emit_ids(pair.kinship.common)
+    elif output_format == "table":
+        show_pair(pair)
+    elif output_format == "csv":
+        emit(pair.block_rows(), output_format="csv", columns=BLOCK_COLUMNS)
+    else:
+        emit([pair.as_mapping()], output_format=output_format, columns=())
+    if pair.not_comparable is not None and not quiet:
+        raise NotComparable(pair.not_comparable)

@@ -1,0 +1,210 @@
+"""What speaks for and against the parents of a model: the inside of `why`."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ..lineage.records import Clue
+from ..store.facts import Candidate, Claim, EdgeEvidence, Why
+from ..store.registry import Registry
+from .output import emit
+from .trees import one_line, relation_words, show_words
+
+AGREES, DISAGREES, UNRESOLVED = "agrees", "disagrees", "unresolved"
+DIRECTION = frozenset({"drift", "lost precision"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgedClaim:
+    """A claim of the card with what the weights say to it: agrees, disagrees or unresolved."""
+
+    claim: Claim
+    verdict: str
+    note: str = ""
+
+    @property
+    def words(self) -> str:
+        """The verdict with its reason."""
+        return f"{self.verdict}: {self.note}" if self.note else self.verdict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvidenceReport:
+    """The evidence for and against the parents of a child, or one of them, and the claims judged.
+
+    `asked` is the parent that was asked for, None for all.
+    """
+
+    why: Why
+    claims: tuple[JudgedClaim, ...]
+    asked: str | None
+
+    @property
+    def silence(self) -> str | None:
+        """What to say when no parent is believed; None when one is."""
+        if any(edge.inferred for edge in self.why.edges):
+            return None
+        if self.asked is not None:
+            return f"the weights do not name {self.asked} as a parent of {self.why.child}"
+        return f"the weights name no parent of {self.why.child}"
+
+    def as_mapping(self) -> dict[str, Any]:
+        """The JSON shape: child, edges with their clues, claims, candidates."""
+        return {
+            "child": self.why.child,
+            "edges": [_edge_mapping(edge) for edge in self.why.edges],
+            "claims": [
+                {**asdict(one.claim), "verdict": one.verdict, "because": one.note or None}
+                for one in self.claims
+            ],
+            "candidates": [asdict(candidate) for candidate in self.why.candidates],
+        }
+
+    def clue_rows(self) -> list[dict[str, Any]]:
+        """One flat row a clue."""
+        return [
+            {"child": edge.child, "parent": edge.parent, "relation": edge.relation}
+            | _clue_mapping(clue)
+            for edge in self.why.edges
+            for clue in edge.clues
+        ]
+
+
+def explain(registry: Registry, child: str, *, parent: str | None = None) -> EvidenceReport:
+    """Everything the store holds for and against the parents of a model.
+
+    Raises
+    ------
+    NotInRegistry : the store does not hold one of the names.
+    """
+    whole = registry.why(child)
+    asked = None if parent is None else registry.resolve_name(parent)
+    shown = whole if asked is None else registry.why(child, asked)
+    named = {claim.parent for claim in shown.claims if claim.parent is not None}
+    read = {row.model for row in registry.sketched(names=[whole.child, *named])}
+    kin = registry.ancestors(child) if named else []
+    judge = _Judge(whole, above={k.model for k in kin if k.confidence > 0}, read=read)
+    return EvidenceReport(
+        why=shown, claims=tuple(judge.judge(claim) for claim in shown.claims), asked=asked
+    )
+
+
+def says(clue: Clue) -> str:
+    """What a clue says, in words."""
+    if clue.llr == 0:
+        return "shown, not counted"
+    what = "the direction" if clue.kind in DIRECTION else ""
+    return " ".join(filter(None, ("speaks for" if clue.llr > 0 else "speaks against", what)))
+
+
+def show_evidence(report: EvidenceReport) -> None:
+    """Print the evidence for a person."""
+    for edge in report.why.edges:
+        _show_edge(edge)
+    if report.claims:
+        show_words(("Claims of the card", "bold"))
+        columns = ("as written", "names", "where", "verdict")
+        _table([_claim_cells(judged) for judged in report.claims], columns)
+    if report.why.candidates:
+        show_words(("Runners-up", "bold"))
+        columns = ("rank", "parent", "distance", "rejected because")
+        _table([_candidate_cells(one) for one in report.why.candidates], columns)
+
+
+class _Judge:
+    """Holds claims against what the weights of the child say."""
+
+    def __init__(self, why: Why, *, above: Collection[str], read: Collection[str]) -> None:
+        self._child = why.child
+        self._believed = {edge.parent: edge for edge in why.edges if edge.inferred}
+        self._lost = {one.parent: one.rejected_because for one in why.candidates}
+        self._above = above
+        self._read = read
+
+    def judge(self, claim: Claim) -> JudgedClaim:
+        verdict, note = self._verdict(claim)
+        return JudgedClaim(claim=claim, verdict=verdict, note=note)
+
+    def _verdict(self, claim: Claim) -> tuple[str, str]:
+        parent = claim.parent
+        if parent is None:
+            return UNRESOLVED, "it names no model"
+        if parent in self._believed:
+            found = self._believed[parent].relation
+            same = claim.relation is None or claim.relation == found
+            return AGREES, "" if same else f"claimed as {claim.relation}, found as {found}"
+        if parent in self._above:
+            return AGREES, "an ancestor further up"
+        if parent in self._lost:
+            return DISAGREES, self._lost[parent]
+        unread = next((one for one in (self._child, parent) if one not in self._read), None)
+        if unread is not None:
+            return UNRESOLVED, f"no weights of {unread} were read"
+        if self._believed:
+            return DISAGREES, f"the weights name {', '.join(self._believed)}"
+        return UNRESOLVED, "the weights name no parent"
+
+
+def _edge_mapping(edge: EdgeEvidence) -> dict[str, Any]:
+    return {**asdict(edge), "clues": [_clue_mapping(clue) for clue in edge.clues]}
+
+
+def _clue_mapping(clue: Clue) -> dict[str, Any]:
+    return {**asdict(clue), "says": says(clue)}
+
+
+def _show_edge(edge: EdgeEvidence) -> None:
+    show_words((one_line(edge.child), "bold"), (" ← ", ""), (one_line(edge.parent), "bold"))
+    how = one_line(relation_words(edge.relation, edge.detail, edge.share), limit=70)
+    show_words((f"  {how}; {_standing(edge)}", ""))
+    if edge.confidence is not None and edge.direction_confidence is not None:
+        sure = f"confidence {edge.confidence:.3f}, direction {edge.direction_confidence:.3f}"
+        show_words((f"  {sure}", ""))
+    if edge.clues:
+        columns = ("clue", "statistic", "value", "llr", "says", "p")
+        _table([_clue_cells(clue) for clue in edge.clues], columns)
+    else:
+        show_words(("", ""))
+
+
+def _standing(edge: EdgeEvidence) -> str:
+    if edge.inferred and edge.declared:
+        return "inferred and declared"
+    return "inferred, not declared" if edge.inferred else "declared only, not borne out"
+
+
+def _clue_cells(clue: Clue) -> dict[str, Any]:
+    return {
+        "clue": clue.kind,
+        "statistic": clue.statistic,
+        "value": clue.value,
+        "llr": f"{clue.llr:+.1f}" if clue.llr else "0",
+        "says": says(clue),
+        "p": None if clue.p_value is None else f"{clue.p_value:.2g}",
+    }
+
+
+def _claim_cells(judged: JudgedClaim) -> dict[str, Any]:
+    claim = judged.claim
+    return {
+        "as written": one_line(claim.raw, limit=60),
+        "names": claim.parent,
+        "where": claim.via,
+        "verdict": judged.words,
+    }
+
+
+def _candidate_cells(one: Candidate) -> dict[str, Any]:
+    return {
+        "rank": one.rank,
+        "parent": one.parent,
+        "distance": one.score,
+        "rejected because": one.rejected_because,
+    }
+
+
+def _table(rows: list[Mapping[str, Any]], columns: tuple[str, ...]) -> None:
+    emit(rows, output_format="table", columns=columns)
+    show_words(("", ""))

@@ -1,0 +1,297 @@
+"""`scan` and `infer`: options, exit codes, kills, signals and the lock."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from faulty_hub import FaultyHub, status
+from small_models import contents, coverage, rows_of, write_family, write_model
+
+from modelkin.cli.main import cli
+from modelkin.scanners.sources.loopback import HubHandler
+
+FAMILY = 7
+Scan = Callable[..., Result]
+
+
+class SlowHub(FaultyHub):
+    """Answers each request after a while."""
+
+    delay = 0.0
+
+    def intercept(self, request: HubHandler) -> bool:
+        """Wait, then answer."""
+        time.sleep(self.delay)
+        return super().intercept(request)
+
+
+@pytest.fixture(scope="module")
+def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("family")
+    write_family(root)
+    return root
+
+
+@pytest.fixture
+def hub(family: Path) -> Iterator[SlowHub]:
+    with SlowHub(family) as served:
+        yield served
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("MODELKIN_STORE", str(tmp_path / "store"))
+    return tmp_path / "store"
+
+
+@pytest.fixture
+def scan(hub: SlowHub, store: Path) -> Scan:
+    """Run `scan hub` in this process, without inference unless it is asked for."""
+
+    def run(*words: str, infer: bool = False) -> Result:
+        more = () if infer else ("--no-infer",)
+        return CliRunner().invoke(cli, ["scan", "hub", "--endpoint", hub.url, *more, *words])
+
+    return run
+
+
+def started(hub: SlowHub, store: Path, *words: str) -> subprocess.Popen[str]:
+    """`scan hub` in a process of its own."""
+    command = [sys.executable, "-m", "modelkin.cli", "scan", "hub", "--endpoint", hub.url]
+    return subprocess.Popen(
+        [*command, "--store", str(store), "--device", "cpu", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "NO_COLOR": "1"},
+    )
+
+
+def wait_for(hub: SlowHub, requests: int, process: subprocess.Popen[str]) -> None:
+    """Until the hub has seen so many requests, or the process has ended."""
+    until = time.monotonic() + 30
+    while len(hub.seen) < requests and process.poll() is None:
+        assert time.monotonic() < until
+        time.sleep(0.005)
+
+
+def inferred(store: Path) -> list[tuple[str, str]]:
+    return rows_of(store, "SELECT child, parent FROM edges WHERE inferred ORDER BY ALL")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(family: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The store of a scan in a process of its own that nothing disturbed."""
+    store = tmp_path_factory.mktemp("undisturbed") / "store"
+    with SlowHub(family) as hub:
+        process = started(hub, store)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert out == ""
+    assert "scan 1 done: 7 ok" in err
+    return store
+
+
+def test_a_scan_fills_the_store_and_infers(undisturbed: Path) -> None:
+    assert len(contents(undisturbed)["sketches"]) == FAMILY
+    assert len(inferred(undisturbed)) == 4
+
+
+def test_kills_at_any_point_change_nothing(hub: SlowHub, store: Path, undisturbed: Path) -> None:
+    chance = random.Random(4)
+    hub.delay = 0.01
+    for turn in range(4):
+        process = started(hub, store, *(["--resume"] if turn else []))
+        before = len(hub.seen)
+        wait_for(hub, before + chance.randrange(1, 56 - 8 * turn), process)
+        time.sleep(chance.random() * 0.1)
+        process.kill()
+        process.communicate()
+    hub.delay = 0.0
+    process = started(hub, store, "--resume")
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert contents(store) == contents(undisturbed)
+    assert not list((store / "sketches").rglob(".sketch-*"))
+
+
+def test_a_kill_during_inference_changes_nothing(
+    hub: SlowHub, store: Path, undisturbed: Path
+) -> None:
+    process = started(hub, store)
+    while process.poll() is None and len(rows_seen(hub)) < FAMILY - 1:
+        time.sleep(0.005)
+    time.sleep(0.6)
+    process.kill()
+    process.communicate()
+    process = started(hub, store, "--resume")
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert contents(store) == contents(undisturbed)
+
+
+def rows_seen(hub: SlowHub) -> set[str]:
+    """Models whose weights were read."""
+    return {seen.path.split("/")[3] for seen in hub.at_cdn()}
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["TERM", "INT"]
+)
+def test_a_signal_ends_in_a_checkpoint(
+    hub: SlowHub, store: Path, scan: Scan, undisturbed: Path, number: int, code: int
+) -> None:
+    hub.delay = 0.05
+    process = started(hub, store)
+    wait_for(hub, 15, process)
+    sent = time.monotonic()
+    process.send_signal(number)
+    _, err = process.communicate(timeout=30)
+    assert time.monotonic() - sent < 10
+    assert process.returncode == code, err
+    assert "scan 1 interrupted" in err
+    assert rows_of(store, "SELECT status FROM scans") == [("interrupted",)]
+    hub.delay = 0.0
+    result = scan("--resume")
+    assert result.exit_code == 0, result.stderr
+    assert contents(store)["sketches"] == contents(undisturbed)["sketches"]
+    assert "scan 1 done: 7 ok" in result.stderr
+
+
+def test_a_signal_is_heard_while_the_hub_asks_for_patience(hub: SlowHub, store: Path) -> None:
+    hub.plan(r"^/cdn/", status(503, Retry_After="120"), times=99)
+    process = started(hub, store)
+    wait_for(hub, 30, process)
+    sent = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=30)
+    assert time.monotonic() - sent < 10
+    assert process.returncode == 143, err
+    assert not coverage(store)
+
+
+def test_a_second_scan_is_locked_out(hub: SlowHub, store: Path, scan: Scan) -> None:
+    hub.delay = 0.2
+    process = started(hub, store)
+    wait_for(hub, 1, process)
+    result = scan()
+    process.kill()
+    process.communicate()
+    assert result.exit_code == 4
+    assert f"process {process.pid}" in result.stderr
+    hub.delay = 0.0
+    assert scan("--resume").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    "limit",
+    [("--max-requests", "1"), ("--max-bytes", "1"), ("--deadline", "0")],
+    ids=lambda limit: limit[0],
+)
+def test_a_budget_exits_3_and_resume_ends_the_scan(
+    scan: Scan, store: Path, undisturbed: Path, limit: tuple[str, str]
+) -> None:
+    result = scan(*limit)
+    assert result.exit_code == 3
+    assert "is used up; --resume goes on from here" in result.stderr
+    assert "coverage" in result.stderr
+    result = scan("--resume")
+    assert result.exit_code == 0, result.stderr
+    assert contents(store)["sketches"] == contents(undisturbed)["sketches"]
+
+
+def test_idempotence_and_coverage(tmp_path: Path, store: Path) -> None:
+    write_model(tmp_path / "hub", "lab/good")
+    bad = write_model(tmp_path / "hub", "lab/bad")
+    (bad / "model.safetensors").write_bytes(b"\xff" * 64)
+    folder = str(tmp_path / "hub")
+
+    def run(*words: str) -> Result:
+        return CliRunner().invoke(cli, ["scan", "dir", folder, "--no-infer", *words])
+
+    first, second, lenient = run(), run(), run("--min-coverage", "0.5")
+    assert (first.exit_code, second.exit_code, lenient.exit_code) == (3, 3, 0)
+    assert "lab/bad: malformed (header): model.safetensors at byte 0" in first.stderr
+    assert "scan 1 done: 1 malformed, 1 ok" in first.stderr
+    assert "scan 2 done: 1 malformed, 1 unchanged" in second.stderr
+    assert "coverage 50.0%, asked for 100.0%: 1 not read" in second.stderr
+
+
+def test_a_dry_run_writes_nothing(scan: Scan, store: Path) -> None:
+    result = scan("--dry-run")
+    assert result.exit_code == 0
+    assert len(result.stdout.split()) == FAMILY
+    assert "7 models would be looked at; nothing was written" in result.stderr
+    assert not store.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("--author", "ann"), {"ann/chat"}),
+        (("--search", "lat"), {"cat/later"}),
+        (("--filter", "base_model:lab/base"), {"ann/chat", "fay/claims"}),
+        (("--filter", "safetensors", "--filter", "license:mit", "--author", "dan"), {"dan/copy"}),
+        (("--author", "nobody"), set()),
+    ],
+)
+def test_a_scan_can_be_narrowed(
+    scan: Scan, store: Path, words: tuple[str, ...], expected: set[str]
+) -> None:
+    assert set(scan(*words, "--dry-run").stdout.split()) == expected
+    assert scan(*words).exit_code == 0
+    assert set(coverage(store)) == expected
+
+
+def test_inference_can_be_left_out_and_made_up_for(scan: Scan, store: Path) -> None:
+    assert scan().exit_code == 0
+    assert inferred(store) == []
+    result = CliRunner().invoke(cli, ["infer", "--device", "cpu"])
+    assert result.exit_code == 0, result.stderr
+    assert "7 models in 1 shapes: 21 pairs tested" in result.stderr
+    assert len(inferred(store)) == 4
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("scan", "dir"),
+        ("scan", "hub", "."),
+        ("scan", "dir", "/nonexistent"),
+        ("scan", "ftp"),
+        ("scan", "hub", "--endpoint", "http://example.org"),
+        ("scan", "hub", "--endpoint", "file:///tmp"),
+        ("scan", "hub", "--min-coverage", "2"),
+        ("infer",),
+    ],
+    ids=" ".join,
+)
+def test_misuse_exits_2_and_writes_no_scan(store: Path, words: tuple[str, ...]) -> None:
+    result = CliRunner().invoke(cli, list(words))
+    assert result.exit_code == 2, result.output
+    assert not isinstance(result.exception, OSError | ValueError)
+    assert not (store / "registry.duckdb").exists()
+
+
+def test_a_store_that_cannot_be_written_exits_2(scan: Scan, store: Path) -> None:
+    (store / "scan.lock").mkdir(parents=True)
+    result = scan()
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: cannot lock the store")
+
+
+def test_a_damaged_store_exits_2(scan: Scan, store: Path) -> None:
+    store.mkdir()
+    (store / "registry.duckdb").write_bytes(b"not a database" * 1000)
+    result = scan()
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: ")
