@@ -58,7 +58,9 @@ def main() -> None:
         cells = [f"{q:.2f}" for column in found.T for q in np.quantile(column, (0.05, 0.5, 0.95))]
         print(f"| {kind} | {len(found)} | {' | '.join(cells)} | {kept:.2f} |")
     far, own, error = best_thresholds(rows)
-    print(f"\nfewest errors, children and siblings weighing the same: far {far:.2f}, own {own:.2f},")
+    print(
+        f"\nfewest errors, children and siblings weighing the same: far {far:.2f}, own {own:.2f},"
+    )
     print(f"balanced error {error:.2f}")
 
 

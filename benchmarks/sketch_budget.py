@@ -19,6 +19,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from modelkin.lineage.records import Coverage, Outcome
 from modelkin.scanners.bytes import Traffic
@@ -65,8 +66,8 @@ class PaperShape:
         yield "lm_head.weight", (self.vocabulary, wide)
 
 
-LLAMA_3_8B = {"inner": 14336, "key_value": 1024, "vocabulary": 128256}
-LLAMA_70B = {"hidden": 8192, "inner": 28672, "layers": 80, "key_value": 1024}
+LLAMA_3_8B: dict[str, Any] = {"inner": 14336, "key_value": 1024, "vocabulary": 128256}
+LLAMA_70B: dict[str, Any] = {"hidden": 8192, "inner": 28672, "layers": 80, "key_value": 1024}
 SHAPES = (
     PaperShape(name="7b"),
     PaperShape(name="7b-f32", dtype="F32"),

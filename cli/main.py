@@ -15,6 +15,10 @@ from .. import __version__
 from ..lineage.errors import ModelkinError
 from .output import say
 
+logger = logging.getLogger(__name__)
+
+INTERRUPTED = 130
+
 VERBS = {
     "map": ("mapping", "Find, place and probe every descendant of a release."),
     "scan": ("scanning", "Fill the store from a Hub or a folder."),
@@ -53,6 +57,16 @@ class Verbs(click.Group):
         except ModelkinError as error:
             say(f"error: {error}")
             ctx.exit(error.exit_code)
+        except KeyboardInterrupt:
+            say("interrupted")
+            ctx.exit(INTERRUPTED)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except Exception as error:
+            # The last stop: 1 means findings, so nothing unforeseen may end with it.
+            logger.debug("unforeseen", exc_info=True)
+            say(f"error: {type(error).__name__}: {error}; -vv before the verb shows where")
+            ctx.exit(ModelkinError.exit_code)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The list of verbs, without importing one of them."""

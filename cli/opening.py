@@ -46,6 +46,8 @@ def _source(spec: str, *, endpoint: str, interrupts: Interrupts) -> Source:
 
         retry = RetryPolicy(sleep=interrupts.sleep, sleep_async=interrupts.sleep_async)
         return HubSource(endpoint=endpoint, token=get_token(), retry=retry)
+    if spec == "dir:":
+        raise click.UsageError("name the folder: dir:PATH")
     if spec.startswith("dir:") and Path(spec.removeprefix("dir:")).is_dir():
         from ..scanners.sources.folder import FolderSource
 

@@ -68,7 +68,8 @@ def scan_command(
         interrupted=interrupts.stopped,
     )
     asked = {"author": author, "search": search, "tags": list(tags)}
-    plan = ScanPlan(narrow=narrow, parameters={**origin(spec, endpoint=endpoint), **asked})
+    parameters = {**origin(spec, endpoint=endpoint), **asked}
+    plan = ScanPlan(narrow=narrow, parameters=parameters, goes_on=True)
     with interrupts.watching(), open_source(spec, endpoint=endpoint, interrupts=interrupts) as hub:
         if dry_run:
             _say_listing(hub, narrow, meter)
@@ -81,6 +82,7 @@ def scan_command(
                 report = asyncio.run(scanner.run(plan, resume=resume))
                 if infer and report.status != "interrupted":
                     _infer(registry, scan=report.scan, device=device, watch=watch)
+                scanner.finish(report)
             tell(report)
     ctx.exit(exit_code(report, interrupts=interrupts, min_coverage=min_coverage))
 
@@ -113,9 +115,10 @@ def tell(report: ScanReport) -> None:
 def exit_code(report: ScanReport, *, interrupts: Interrupts, min_coverage: float) -> int:
     """130 or 143 after a signal, 3 when too little could be read, else 0."""
     if interrupts.stopped():
+        say("interrupted after a checkpoint: the same command with --resume goes on")
         return interrupts.exit_code
     if report.status == "exhausted" or report.coverage < min_coverage:
-        missed = sum(n for o, n in report.outcomes.items() if o not in _READ)
+        missed = report.left + sum(n for o, n in report.outcomes.items() if o not in _READ)
         say(f"coverage {report.coverage:.1%}, asked for {min_coverage:.1%}: {missed:,} not read")
         return 3
     return 0

@@ -12,6 +12,7 @@ from ..store.facts import OutcomeCount, ScanState, Status
 from .output import clean
 
 DEFAULT_STORE = Path("modelkin-store")
+DEFAULT_ENDPOINT = "https://huggingface.co"
 COUNTS = {
     "models": "listed and live",
     "named_only": "known from cards alone",
@@ -66,9 +67,23 @@ def resume_command(scan: ScanState, *, store: Path) -> str:
             words.append("--resume")
         case _:
             words = [scan.kind]
+    words += _narrowed(scan)
     if store != DEFAULT_STORE:
         words += ["--store", str(store)]
     return " ".join(["modelkin", *(shlex.quote(clean(word)) for word in words)])
+
+
+def _narrowed(scan: ScanState) -> Iterator[str]:
+    """The options that a scan was begun with: a resume repeats them."""
+    if scan.kind not in ("map", "scan"):
+        return
+    for name in ("endpoint", "author", "search"):
+        value = scan.parameters.get(name)
+        if isinstance(value, str) and value != DEFAULT_ENDPOINT:
+            yield from (f"--{name}", value)
+    tags = scan.parameters.get("tags")
+    for tag in tags if isinstance(tags, list) else ():
+        yield from ("--filter", str(tag))
 
 
 def _last(scan: ScanState | None) -> Iterator[dict[str, Any]]:

@@ -17,6 +17,7 @@ from ..store.facts import HiddenModel, SketchRow
 from ..store.registry import Registry
 from ..store.sketches import SketchStore
 from .progress import Progress, Silence
+from .threads import SMALL_BUCKET, one_thread_if
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,12 +40,17 @@ def infer_store(
     compute: Compute,
     shapes: Collection[str] | None = None,
     progress: Progress | None = None,
+    original: str | None = None,
 ) -> InferenceReport:
     """Infer parents in every shape bucket, or in the named ones, and store the edges.
 
-    A sketch that cannot be read back is named in the report and left out.
+    Of exact copies that nothing else tells apart, `original` and the releases mapped before are
+    taken as the originals. A sketch that cannot be read back is named in the report and left out.
     """
     watch = progress or Silence()
+    # Among equal weights without dates only the question itself can say which is the original.
+    mapped = {scan.target for scan in registry.scans() if scan.kind == "map"}
+    originals = frozenset(name for name in {*mapped, original} if name is not None)
     buckets: dict[str, list[SketchRow]] = {}
     for row in registry.sketched():
         if row.shape_key is not None and (shapes is None or row.shape_key in shapes):
@@ -55,7 +61,8 @@ def infer_store(
     digest = hashlib.sha256(CODE_VERSION.encode())
     for key in sorted(buckets):
         group = _specimens(buckets[key], registry.sketches, unreadable)
-        found.append(infer_bucket(group, compute=compute))
+        with one_thread_if(len(group) < SMALL_BUCKET):
+            found.append(infer_bucket(group, compute=compute, originals=originals))
         for row in sorted(buckets[key], key=lambda r: r.sketch_digest or ""):
             digest.update((row.sketch_digest or row.sketch_path).encode())
         watch.step(key)

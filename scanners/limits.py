@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from ..lineage.errors import BudgetExceeded
@@ -15,7 +17,7 @@ class ScanLimits:
     """Bounds of one scan; None is unbounded.
 
     `max_bytes` and `max_requests` count everything the scan sends and receives; `deadline` is in
-    seconds from the start. Visits in flight when a bound is met are finished.
+    seconds from the start. A visit that began before a bound is met is finished.
     """
 
     max_bytes: int | None = None
@@ -53,7 +55,7 @@ class Meter:
         ------
         BudgetExceeded : naming the limit.
         """
-        for what, limit, actual in self._state():
+        for what, limit, actual in self._state(Traffic()):
             if limit is not None and actual >= limit:
                 raise BudgetExceeded(
                     f"the budget of {limit:,} {what} is used up; --resume goes on from here",
@@ -64,12 +66,58 @@ class Meter:
     @property
     def exhausted(self) -> bool:
         """Whether a limit is met."""
-        return any(limit is not None and actual >= limit for _, limit, actual in self._state())
+        return not self.has_room(Traffic())
 
-    def _state(self) -> tuple[tuple[str, float | None, float], ...]:
+    def has_room(self, more: Traffic) -> bool:
+        """Whether no limit is met after `more` traffic either."""
+        return all(limit is None or actual < limit for _, limit, actual in self._state(more))
+
+    def _state(self, more: Traffic) -> tuple[tuple[str, float | None, float], ...]:
         limits = self.limits
         return (
-            ("bytes", limits.max_bytes, self.traffic.bytes),
-            ("requests", limits.max_requests, self.traffic.requests),
+            ("bytes", limits.max_bytes, self.traffic.bytes + more.bytes),
+            ("requests", limits.max_requests, self.traffic.requests + more.requests),
             ("seconds", limits.deadline, self.clock() - self.started),
         )
+
+
+class Gate:
+    """Lets visits begin, so many at once, while the limits leave room for those in flight.
+
+    Parameters
+    ----------
+    meter : what is spent, and whether to stop.
+    at_once : visits in flight at most.
+    worst : what one visit may cost. One is let in alone while a limit is not met yet, so a limit
+        is passed by one visit at the most.
+    """
+
+    def __init__(self, meter: Meter, *, at_once: int, worst: Traffic) -> None:
+        self._meter = meter
+        self._at_once = at_once
+        self._worst = worst
+        self._running = 0
+        self._room = asyncio.Condition()
+
+    @asynccontextmanager
+    async def enter(self) -> AsyncIterator[bool]:
+        """Wait for a place; False when there will be none: a limit is met, or a signal came.
+
+        What the visit costs has to be on the meter when the block is left.
+        """
+        async with self._room:
+            await self._room.wait_for(self._has_room)
+            begun = not (self._meter.stopped or self._meter.exhausted)
+            self._running += begun
+        try:
+            yield begun
+        finally:
+            async with self._room:
+                self._running -= begun
+                self._room.notify_all()
+
+    def _has_room(self) -> bool:
+        if self._running == 0 or self._meter.stopped:
+            return True
+        requests, size = self._worst.requests * self._running, self._worst.bytes * self._running
+        return self._running < self._at_once and self._meter.has_room(Traffic(requests, size))

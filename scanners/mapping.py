@@ -62,7 +62,8 @@ class Mapper:
         NotComparable : the release has no weights that can be read.
         """
         info = self.source.info(release, traffic=self.meter.traffic)
-        scan = self._scan(info, resume=resume)
+        scanner = self._scanner()
+        scan = asyncio.run(scanner.run(self._plan(info), resume=resume))
         if scan.status == "interrupted":
             return MapReport(release=info.name, scan=scan, inference=None, probes=None)
         shapes = {
@@ -77,28 +78,32 @@ class Mapper:
             compute=self.compute,
             shapes=shapes,
             progress=self.progress,
+            original=info.name,
         )
         judge_claims(self.registry, scan=scan.scan, now=self.now())
         probes = None
         if self.prompts is not None and scan.status == "done":
             probes = self._probe(scan.scan, info.name, self.prompts)
+        scanner.finish(scan)
         return MapReport(release=info.name, scan=scan, inference=inference, probes=probes)
 
-    def _scan(self, info: ModelInfo, *, resume: bool) -> ScanReport:
-        scanner = Scanner(
+    def _scanner(self) -> Scanner:
+        return Scanner(
             registry=self.registry,
             source=self.source,
             now=self.now,
             meter=self.meter,
             progress=self.progress,
         )
-        plan = ScanPlan(
+
+    def _plan(self, info: ModelInfo) -> ScanPlan:
+        return ScanPlan(
             kind="map",
             target=info.name,
             skip=lambda other: unlike(info, other),
             parameters={"release": info.name, **self.parameters},
+            goes_on=True,
         )
-        return asyncio.run(scanner.run(plan, resume=resume))
 
     def _probe(self, scan: int, release: str, prompts: PromptSet) -> ProbeReport:
         prober = Prober(

@@ -19,10 +19,12 @@ from ..lineage.records import Coverage, DeclaredParent, ModelInfo, Outcome
 from ..lineage.sketch.plan import PLAN_VERSION
 from ..store.facts import RevisionFacts, Visit
 from ..store.registry import Registry
+from .bytes import Traffic
 from .declared import declared_parents
 from .formats.sharded import choose_weight_files
-from .limits import Meter
+from .limits import Gate, Meter
 from .progress import Progress, Silence
+from .sketching import MAX_BYTES, MAX_REQUESTS
 from .sources.base import ListingFilter, Source
 from .visiting import Visitor
 
@@ -57,6 +59,7 @@ class ScanPlan:
     narrow: ListingFilter = field(default_factory=ListingFilter)
     skip: Filter = keep_all
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    goes_on: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +71,7 @@ class ScanReport:
     outcomes: Mapping[Outcome, int]
     requests: int
     bytes: int
+    left: int = 0
     reason: str | None = None
 
     @property
@@ -76,7 +80,7 @@ class ScanReport:
 
         What failed, was refused, has no weights or is not decodable counts in the denominator.
         """
-        wanted = sum(n for o, n in self.outcomes.items() if o is not Outcome.SKIPPED)
+        wanted = self.left + sum(n for o, n in self.outcomes.items() if o is not Outcome.SKIPPED)
         return sum(self.outcomes.get(o, 0) for o in SEEN) / wanted if wanted else 1.0
 
 
@@ -103,12 +107,13 @@ class Scanner:
 
         Parameters
         ----------
-        resume : go on with the last unfinished scan of the same source, target and parameters;
-            without one, a new scan begins.
+        resume : go on with the last unfinished scan of the same source and target; without one,
+            a new scan begins.
 
         Raises
         ------
-        RegistryError : the store could not be written; what was committed stays.
+        RegistryError : the store could not be written (what was committed stays), or the scan to
+            resume was begun with other parameters.
         NotComparable : the target has no weights that can be read.
         ModelNotFound, AccessDenied, TransientError, FormatError : the source does not describe
             the target, or does not list.
@@ -137,16 +142,30 @@ class Scanner:
             if not (isinstance(error, TransientError) and self.meter.stopped):
                 raise
             return self._report(scan, "interrupted", None)
-        stored = "done" if status == "done" else "interrupted"
-        self.registry.finish_scan(scan, status=stored, now=self.now())
-        return self._report(scan, status, reason)
+        report = self._report(scan, status, reason)
+        if status != "done" or not plan.goes_on:
+            self.finish(report)
+        return report
+
+    def finish(self, report: ScanReport) -> None:
+        """End the scan in the store; one that a signal or a budget cut short can be resumed."""
+        cut = report.status != "done" or self.meter.stopped
+        status = "interrupted" if cut else "done"
+        self.registry.finish_scan(report.scan, status=status, now=self.now())
 
     def _begin(self, plan: ScanPlan, *, resume: bool) -> tuple[int, str | None, bool]:
         kind, target = self.source.kind, plan.target
         state = self.registry.resume_scan(source=kind, target=target) if resume else None
-        if state is not None and state.parameters == dict(plan.parameters):
+        if state is not None:
+            if state.parameters != dict(plan.parameters):
+                raise RegistryError(
+                    f"scan {state.scan} was begun with other options ({_shown(state.parameters)}): "
+                    "repeat them to resume it, or leave out --resume to begin a new scan"
+                )
             self._recall(state.scan)
             return state.scan, state.cursor, not state.listing_done
+        if resume:
+            logger.warning("nothing unfinished to resume: a new scan begins")
         scan = self.registry.start_scan(
             kind=plan.kind, source=kind, target=target, parameters=plan.parameters, now=self.now()
         )
@@ -243,16 +262,17 @@ class Scanner:
     async def _visit_batch(self, scan: int, infos: Sequence[ModelInfo], visitor: Visitor) -> None:
         needed = self.registry.needs_visits(infos, plan=PLAN_VERSION)
         before = self.registry.last_outcomes(infos)
-        gate = asyncio.Semaphore(self.concurrent)
+        worst = Traffic(MAX_REQUESTS, MAX_BYTES)
+        gate = Gate(self.meter, at_once=self.concurrent, worst=worst)
 
         async def one(info: ModelInfo, wanted: bool, last: Outcome | None) -> Visit | None:
             if not wanted or _is_settled(info, last):
                 return _not_again(info, last)
-            async with gate:
-                if self.meter.stopped or self.meter.exhausted:
+            async with gate.enter() as begun:
+                if not begun:
                     return None
                 visit = await visitor.visit(info)
-            self._count(visit)
+                self._count(visit)
             self.progress.visited(visit.coverage)
             return visit
 
@@ -293,8 +313,13 @@ class Scanner:
             outcomes=dict(self.outcomes),
             requests=self.meter.traffic.requests,
             bytes=self.meter.traffic.bytes,
+            left=0 if status == "done" else len(self.registry.unvisited(scan)),
             reason=reason,
         )
+
+
+def _shown(parameters: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in parameters.items() if value)
 
 
 def _unread(info: ModelInfo, outcome: Outcome, *, stage: str, reason: str | None) -> Visit:

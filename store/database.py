@@ -144,7 +144,7 @@ def _translation(error: duckdb.Error, *, path: Path) -> RegistryError:
     text = str(error)
     lower = text.lower()
     if "could not set lock" in lower or "different configuration than existing" in lower:
-        return RegistryBusy(f"{path} is held by another process; wait, or read a snapshot: {text}")
+        return RegistryBusy(f"{path} is open in another process, a scan perhaps: wait for it")
     if any(word in lower for word in _DISK_WORDS):
         return RegistryError(
             f"{path}: {text}. Free some disk space and run the command again; what was committed "

@@ -46,7 +46,7 @@ class Size:
 SMALL = Size()
 """Every sampled tensor is smaller than a span."""
 
-WIDE = Size(hidden=256, inner=768, layers=3, kv=128, vocabulary=200)
+WIDE = Size(hidden=256, inner=768, layers=2, kv=128, vocabulary=200)
 """Spans are a fraction of the tensors they sample."""
 
 

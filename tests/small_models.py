@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import random
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from faulty_hub import FaultyHub, drop, rate_limited, status
+from hostile_safetensors import entry, pack
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
+from tiny_chat import one_thread
 
 from modelkin.lineage.compute import Compute
 from modelkin.scanners.claims import judge_claims
@@ -20,11 +24,12 @@ from modelkin.scanners.inference import InferenceReport, infer_store
 from modelkin.scanners.scan import Scanner, ScanPlan, ScanReport
 from modelkin.scanners.sources.base import Source
 from modelkin.scanners.sources.hub import HubSource
-from modelkin.scanners.sources.loopback import LoopbackHub
+from modelkin.scanners.sources.loopback import HubHandler, LoopbackHub
 from modelkin.store import Registry
 
 Weights = dict[str, NDArray[np.float32]]
 CONFIG = {"architectures": ["LlamaForCausalLM"], "model_type": "llama"}
+WEIGHTS = "model.safetensors"
 SHARD = "model-{:05}-of-{:05}.safetensors"
 
 
@@ -92,7 +97,7 @@ def write_model(
     folder.mkdir(parents=True, exist_ok=True)
     tensors = tiny_weights(name) if weights is None else weights
     if shards == 1:
-        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     else:
         _write_shards(folder, tensors, shards)
     (folder / "config.json").write_text(json.dumps(CONFIG if config is None else config))
@@ -184,7 +189,7 @@ def hub_source(url: str, **more: Any) -> HubSource:
 
 def infer_once(store: Path) -> InferenceReport:
     """Infer parents of everything in a store."""
-    with Registry.open(store) as registry:
+    with one_thread(), Registry.open(store) as registry:
         now = utc_now()
         scan = registry.start_scan(kind="infer", source="store", parameters={}, now=now)
         report = infer_store(registry, scan=scan, now=now, compute=Compute(device="cpu"))
@@ -239,3 +244,85 @@ def _contents(registry: Registry) -> dict[str, list[tuple[Any, ...]]]:
             "SELECT finding_id, kind, model, ancestor FROM findings ORDER BY finding_id"
         ),
     }
+
+
+class ShakyHub(FaultyHub):
+    """Fails a share of all requests, each in one of four ways, from a seed."""
+
+    def __init__(self, root: Path, *, share: float, seed: int) -> None:
+        super().__init__(root)
+        self._share = share
+        self._chance = random.Random(seed)
+
+    def intercept(self, request: HubHandler) -> bool:
+        """Answer wrongly once in a while."""
+        super().intercept(request)
+        if self._chance.random() >= self._share:
+            return False
+        faults = (status(503), status(500), drop, rate_limited(1))
+        self._chance.choice(faults)(request)
+        return True
+
+
+Change = Callable[[Path], object]
+
+
+def _with_nan(folder: Path) -> None:
+    weights = tiny_weights(folder.name)
+    weights["model.layers.0.self_attn.v_proj.weight"][0, 0] = np.nan
+    save_file(weights, folder / WEIGHTS)
+
+
+def _cut(folder: Path) -> None:
+    (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:300])
+
+
+def _overlapping(folder: Path) -> None:
+    second = {"dtype": "F32", "shape": [2], "data_offsets": [4, 12]}
+    (folder / WEIGHTS).write_bytes(pack({"a": entry(), "b": second}, bytes(12)))
+
+
+def _same_name_twice(folder: Path) -> None:
+    fields = b'"dtype":"F32","shape":[2],"data_offsets":[0,8]'
+    raw = b'{"a":{' + fields + b'},"a":{' + fields + b"}}"
+    (folder / WEIGHTS).write_bytes(pack(raw, bytes(8)))
+
+
+def _unknown_dtype(folder: Path) -> None:
+    (folder / WEIGHTS).write_bytes(pack({"a": entry(dtype="F31")}, bytes(8)))
+
+
+def _lost_shard(folder: Path) -> None:
+    (folder / WEIGHTS).unlink()
+    write_model(folder.parents[1], f"{folder.parent.name}/{folder.name}", shards=2)
+    (folder / SHARD.format(2, 2)).unlink()
+
+
+def _only(*files: str) -> Change:
+    """Keep nothing but files of these names, with some bytes in each."""
+
+    def change(folder: Path) -> None:
+        for file in folder.iterdir():
+            file.unlink()
+        for name in files:
+            (folder / name).write_text('{"peft_type": "LORA", "base_model_name_or_path": "a/b"}')
+
+    return change
+
+
+BAD: dict[str, tuple[Change, tuple[str, str, str | None]]] = {
+    "no weights": (_only("README.md", "config.json"), ("no_weights", "files", None)),
+    "gguf only": (_only("model-Q4_K_M.gguf"), ("unsupported", "files", None)),
+    "pickle only": (_only("pytorch_model.bin"), ("unsupported", "files", None)),
+    "adapter": (
+        _only("adapter_config.json", "adapter_model.safetensors"),
+        ("skipped", "files", None),
+    ),
+    "truncated header": (_cut, ("malformed", "header", WEIGHTS)),
+    "lying header": (_overlapping, ("malformed", "header", WEIGHTS)),
+    "a name twice": (_same_name_twice, ("malformed", "header", WEIGHTS)),
+    "unknown dtype": (_unknown_dtype, ("malformed", "header", WEIGHTS)),
+    "NaN weights": (_with_nan, ("malformed", "sketch", WEIGHTS)),
+    "lost shard": (_lost_shard, ("malformed", "header", SHARD.format(2, 2))),
+}
+"""What is done to a good repository, and the outcome, stage and path in which a visit ends."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..compute import Compute
@@ -43,18 +43,21 @@ class Inference:
     pairs_related: int = 0
 
 
-def infer_bucket(group: Sequence[Specimen], *, compute: Compute) -> Inference:
+def infer_bucket(
+    group: Sequence[Specimen], *, compute: Compute, originals: Collection[str] = ()
+) -> Inference:
     """Infer parents among models of one shape.
 
     Parameters
     ----------
     group : specimens that share a shape key; their order and names do not matter.
+    originals : nodes to take as the original among models of equal weights without dates.
 
     Notes
     -----
     O(n^2 d) for n models and d sampled weights.
     """
-    ordered = sorted(group, key=_sort_key)
+    ordered = sorted(group, key=lambda one: (one.node not in originals, *_sort_key(one)))
     parts = [part for part in comparable_parts(ordered) if len(part) > 1]
     found = [_infer_part(part, compute) for part in parts]
     return Inference(

@@ -20,7 +20,6 @@ Float32 = NDArray[np.float32]
 GRID_BITS = (2, 3, 4, 5, 6, 8)
 GRID_GROUPS = (256, 128, 64, 32)
 MIN_ON_GRID = 0.995
-MIN_VOTES = 64
 PROBE_ROWS = 16
 HEAD_SHARE = 16
 # Relative rounding of the published dtype: half a unit in the last place, at most.
@@ -95,12 +94,18 @@ def find_grid(block: Block) -> Grid | None:
     probe = rows[:PROBE_ROWS]
     columns = rows.shape[1]
     groups = [columns, *(g for g in GRID_GROUPS if g < columns and columns % g == 0)]
+    kinds = [(group, symmetric) for group in groups for symmetric in (True, False)]
+    possible = {
+        (group, symmetric): _not_refuted(probe, relative, group=group, symmetric=symmetric)
+        for group, symmetric in kinds
+    }
     for bits in GRID_BITS:
-        for group in groups:
-            for symmetric in (True, False):
-                grid = Grid(bits=bits, group=group, symmetric=symmetric)
-                if _lies_on(probe, grid, relative) and _lies_on(rows, grid, relative):
-                    return grid
+        for kind in kinds:
+            if bits not in possible[kind]:
+                continue
+            grid = Grid(bits=bits, group=kind[0], symmetric=kind[1])
+            if _lies_on(probe, grid, relative) and _lies_on(rows, grid, relative):
+                return grid
     return None
 
 
@@ -133,16 +138,6 @@ def _levels(grouped: Float32, grid: Grid) -> tuple[Float32, Float32]:
 
 def _lies_on(rows: Float32, grid: Grid, relative: float) -> bool:
     grouped = rows.reshape(-1, grid.group)
-    # Most grids are refuted by the first groups: what is off there is already too much for all.
-    _, off = _vote(grouped[: max(1, grouped.shape[0] // HEAD_SHARE)], grid, relative)
-    if off > (1 - MIN_ON_GRID) * grouped.size:
-        return False
-    votes, off = _vote(grouped, grid, relative)
-    return votes >= MIN_VOTES and off <= (1 - MIN_ON_GRID) * votes
-
-
-def _vote(grouped: Float32, grid: Grid, relative: float) -> tuple[int, int]:
-    """Weights whose rounding is small against the step, and those of them that are off the grid."""
     levels, step = _levels(grouped, grid)
     safe = np.where(step > 0, step, np.float32(1))
     size = np.abs(grouped) + (0 if grid.symmetric else np.abs(grouped).max(axis=1, keepdims=True))
@@ -151,5 +146,33 @@ def _vote(grouped: Float32, grid: Grid, relative: float) -> tuple[int, int]:
     votes = (slack < 0.1) & (step > 0)
     if grid.symmetric:
         votes &= levels != 0
-    off = votes & (np.abs(levels - np.round(levels)) > slack)
-    return int(np.count_nonzero(votes)), int(np.count_nonzero(off))
+    if np.count_nonzero(votes) < 64:
+        return False
+    off = np.abs(levels - np.round(levels))[votes]
+    return bool(np.mean(off <= slack[votes]) >= MIN_ON_GRID)
+
+
+def _not_refuted(
+    probe: Float32, relative: float, *, group: int, symmetric: bool
+) -> tuple[int, ...]:
+    """Bits of the grids that the first groups of the probe leave possible, all tried at once.
+
+    A quick look that keeps in doubt: a grid goes only when more weights are off it here, by twice
+    their slack, than all of the probe may have.
+    """
+    grouped = probe.reshape(-1, group)
+    head = grouped[: max(1, grouped.shape[0] // HEAD_SHARE)]
+    unit = Grid(bits=2 if symmetric else 1, group=group, symmetric=symmetric)
+    levels, step = _levels(head, unit)  # of a grid of one step
+    size = np.abs(head) + (0 if symmetric else np.abs(head).max(axis=1, keepdims=True))
+    finest = np.array([2 ** (b - symmetric) - 1 for b in GRID_BITS], dtype=np.float32)
+    finer = finest[:, None, None]  # steps of each grid in the one step
+    slack = finer * (2 * relative * size / np.where(step > 0, step, np.float32(1))) + 1e-5
+    votes = (slack < 0.09) & (step > 0)
+    if symmetric:
+        votes &= levels != 0
+    found = finer * levels
+    off = np.count_nonzero(votes & (np.abs(found - np.round(found)) > 2 * slack), axis=(1, 2))
+    return tuple(
+        b for b, n in zip(GRID_BITS, off, strict=True) if n <= (1 - MIN_ON_GRID) * probe.size
+    )

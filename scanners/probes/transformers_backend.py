@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ...lineage.errors import ProbeError
+from ..threads import SMALL_MODEL, one_thread_if
 from .backend import UnsupportedModel
 from .model_folder import ModelFolder, check_model_folder
 
@@ -46,6 +47,7 @@ class TransformersBackend:
         self._tokenizer = tokenizer
         self._device = device
         self._batch_size = batch_size
+        self._parameters = sum(weight.numel() for weight in model.parameters())
 
     @classmethod
     def load(
@@ -96,6 +98,10 @@ class TransformersBackend:
         ProbeError : the chat template fails, a token has no embedding, or memory is short even
             for one prompt.
         """
+        with one_thread_if(self._device == "cpu" and self._parameters < SMALL_MODEL):
+            return self._generate(prompts, max_new_tokens)
+
+    def _generate(self, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
         rows = [self._encode(prompt) for prompt in prompts]
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]), reverse=True)
         replies = [""] * len(rows)

@@ -274,7 +274,10 @@ def _paths(folder: Path) -> list[str]:
 
 def _inside(place: _Place, path: str) -> Path:
     """The real file behind `path`, a regular one below the root."""
-    file = (place.folder / check_file_path(path)).resolve(strict=True)
+    try:
+        file = (place.folder / check_file_path(path)).resolve(strict=True)
+    except RuntimeError as error:
+        raise UnsafeRequest(f"{place.name}: {path!r} is a link that leads to itself") from error
     if not file.is_relative_to(place.within):
         raise UnsafeRequest(f"{place.name}: {path!r} is a link out of the folder")
     if not stat.S_ISREG(file.stat().st_mode):

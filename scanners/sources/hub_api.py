@@ -100,7 +100,7 @@ class HubApi:
                 return self._answer(response, subject=subject, traffic=traffic)
         except httpx.HTTPError as error:
             # Neither chained nor quoted: the client's errors hold the request and its headers.
-            fault = TransientError(f"{subject}: {type(error).__name__} at {redact(url)}")
+            fault = TransientError(f"{subject}: {_reached(error)} at {redact(url)}")
         except ConnectionError:
             # huggingface_hub's own refusal to reach out while HF_HUB_OFFLINE is set.
             fault_text = "huggingface_hub is in offline mode (HF_HUB_OFFLINE)"
@@ -178,3 +178,10 @@ def _inflate(chunks: Iterator[bytes], *, response: Any) -> Iterator[bytes]:
 def _plain_client(endpoint: Endpoint) -> Any:
     # Certificates take longer to load than a loopback scan to run; http has no use for them.
     return httpx.Client(trust_env=False, verify=endpoint.url.startswith("https:"))
+
+
+def _reached(error: Exception) -> str:
+    """What went wrong, in words where the address is the likeliest cause."""
+    if isinstance(error, httpx.ConnectError):
+        return "nothing answers (check the endpoint and the network)"
+    return type(error).__name__

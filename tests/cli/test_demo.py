@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -119,3 +120,14 @@ def test_a_demo_that_is_not_installed_says_so(
     result = CliRunner().invoke(cli, ["demo"])
     assert result.exit_code == 2
     assert "is not installed at" in result.stderr
+
+
+def test_the_readme_shows_what_the_demo_prints(shown: Shown) -> None:
+    runner = CliRunner(env={"COLUMNS": "80"})
+    printed = runner.invoke(cli, ["tree", "juniper/juniper-chat", "--store", str(shown.store)])
+    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
+    pictured = re.search(r"^```\n(juniper/.*?)^```", readme, re.S | re.M)
+    assert pictured is not None
+    # The second digit of a confidence may differ on another machine.
+    drawn, real = (re.sub(r"0\.\d\d", "0.xx", text) for text in (pictured[1], printed.stdout))
+    assert [x.rstrip() for x in drawn.splitlines()] == [x.rstrip() for x in real.splitlines()]

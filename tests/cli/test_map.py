@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 from faulty_hub import FaultyHub
 from small_models import coverage, infer_once, rows_of, scan_once, write_family, write_model
+from tiny_chat import one_thread
 
 from modelkin.cli.main import cli
 from modelkin.scanners.sources.folder import FolderSource
@@ -56,7 +57,8 @@ def pair(tmp_path: Path) -> Path:
 
 
 def run(*words: str) -> Result:
-    return CliRunner().invoke(cli, list(words))
+    with one_thread():
+        return CliRunner().invoke(cli, list(words))
 
 
 def map_family(*words: str, release: str = "lab/base") -> Result:
@@ -244,7 +246,7 @@ def test_the_token_is_seen_by_the_endpoint_alone(family: Path, store: Path) -> N
                 *(sys.executable, "-m", "modelkin.cli", "-vv", "map", "lab/base"),
                 *("--endpoint", hub.url, "--probe", "none", "--device", "cpu"),
             ],
-            env={**os.environ, "HF_TOKEN": CANARY},
+            env={**os.environ, "HF_TOKEN": CANARY, "OMP_NUM_THREADS": "1"},
             capture_output=True,
             text=True,
             timeout=60,

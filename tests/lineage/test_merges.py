@@ -86,21 +86,19 @@ def test_a_float32_merge_is_found_in_a_family_with_distant_members(
         assert sorted(found.weights.values()) == pytest.approx([0.4, 0.6], abs=1e-3)
 
 
-@settings(max_examples=20, deadline=None)
-@given(
-    seed=st.integers(0, 10_000), share=st.floats(0.1, 0.9), extra=st.integers(0, 3), third=st.booleans()
-)
-def test_any_share_comes_back(seed: int, share: float, extra: int, third: bool) -> None:
-    base, tuned = siblings(seed, 3 + extra)
+@settings(max_examples=6, deadline=None)
+@given(seed=st.integers(0, 10_000), share=st.floats(0.05, 0.9), third=st.booleans())
+def test_any_share_comes_back(seed: int, share: float, third: bool) -> None:
+    base, tuned = siblings(seed, 4, dtype="F32")
     shares = [share, (1 - share) / 2, (1 - share) / 2] if third else [share, 1 - share]
-    found = mixture(published(merged(tuned[: len(shares)], shares)), [base, *tuned])
+    found = mixture(merged(tuned[: len(shares)], shares), [base, *tuned], dtype="F32")
     assert found is not None
-    assert {m: pytest.approx(w, abs=0.01) for m, w in found.weights.items()} == dict(
+    assert {m: pytest.approx(w, abs=1e-3) for m, w in found.weights.items()} == dict(
         zip(range(2, 2 + len(shares)), shares, strict=True)
     )
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(seed=st.integers(0, 10_000), size=st.floats(0.01, 0.3))
 def test_what_is_no_merge_is_never_called_one(seed: int, size: float) -> None:
     base, tuned = siblings(seed, 5)

