@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
+WIDE = 4096
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -90,7 +92,9 @@ def _table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, title: 
         table.add_column(safe(column.replace("_", " ")), justify=side, overflow="fold")
     for row in rows:
         table.add_row(*(safe(row.get(column)) for column in columns))
-    console().print(table)
+    out = console()
+    # A pipe has no width: folding names would only break what reads them.
+    out.print(table, width=None if out.is_terminal or "COLUMNS" in os.environ else WIDE)
 
 
 def _csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:

@@ -119,7 +119,8 @@ def exit_code(report: ScanReport, *, interrupts: Interrupts, min_coverage: float
         return interrupts.exit_code
     if report.status == "exhausted" or report.coverage < min_coverage:
         missed = report.left + sum(n for o, n in report.outcomes.items() if o not in _READ)
-        say(f"coverage {report.coverage:.1%}, asked for {min_coverage:.1%}: {missed:,} not read")
+        reached = f"coverage {report.coverage:.1%}, asked for {min_coverage:.1%}"
+        say(f"{reached}: {missed:,} not read in full")
         return 3
     return 0
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -100,7 +99,6 @@ class Scanner:
     progress: Progress = field(default_factory=Silence)
     patience: float = PATIENCE
     concurrent: int = CONCURRENT
-    outcomes: Counter[Outcome] = field(default_factory=Counter)
 
     async def run(self, plan: ScanPlan, *, resume: bool = False) -> ScanReport:
         """List and visit.
@@ -162,7 +160,6 @@ class Scanner:
                     f"scan {state.scan} was begun with other options ({_shown(state.parameters)}): "
                     "repeat them to resume it, or leave out --resume to begin a new scan"
                 )
-            self._recall(state.scan)
             return state.scan, state.cursor, not state.listing_done
         if resume:
             logger.warning("nothing unfinished to resume: a new scan begins")
@@ -170,13 +167,6 @@ class Scanner:
             kind=plan.kind, source=kind, target=target, parameters=plan.parameters, now=self.now()
         )
         return scan, None, True
-
-    def _recall(self, scan: int) -> None:
-        """Count what the scan recorded before it was cut off."""
-        status = self.registry.status()
-        if status.last_scan is not None and status.last_scan.scan == scan:
-            for row in status.outcomes:
-                self.outcomes[Outcome(row.outcome)] += row.models
 
     def _visitor(self) -> Visitor:
         known = {
@@ -302,15 +292,13 @@ class Scanner:
         self.meter.traffic.add(requests=visit.coverage.requests, size=visit.coverage.bytes_read)
 
     def _record(self, scan: int, visits: Sequence[Visit]) -> None:
-        for visit in visits:
-            self.outcomes[visit.coverage.outcome] += 1
         self.registry.record_visits(scan, visits, now=self.now())
 
     def _report(self, scan: int, status: str, reason: str | None) -> ScanReport:
         return ScanReport(
             scan=scan,
             status=status,
-            outcomes=dict(self.outcomes),
+            outcomes=self.registry.outcomes(scan),
             requests=self.meter.traffic.requests,
             bytes=self.meter.traffic.bytes,
             left=0 if status == "done" else len(self.registry.unvisited(scan)),

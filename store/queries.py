@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..lineage.records import Clue, Score
+from ..lineage.records import Clue, Outcome, Score
 from .database import Database
 from .facts import (
     Candidate,
@@ -219,6 +219,14 @@ def scores_of(database: Database, name: str, *, probe: str | None) -> list[Score
         record["environment"] = mapping(record["environment"])
         record["scored_at"] = aware(record["scored_at"])
     return [Score(**record) for record in found]
+
+
+def outcomes(database: Database, *, scan: int) -> dict[Outcome, int]:
+    """Models of a scan by how their visit ended."""
+    counts: dict[Outcome, int] = {}
+    for outcome, _, models in database.rows(_OUTCOMES, [scan]):
+        counts[Outcome(outcome)] = counts.get(Outcome(outcome), 0) + models
+    return counts
 
 
 def scored(database: Database, prompt_set: str) -> list[str]:

@@ -199,6 +199,10 @@ class RegistryReader:
         """How the last visit of each model's sha ended; None where there was none."""
         return last_outcomes(self._database, infos)
 
+    def outcomes(self, scan: int) -> dict[Outcome, int]:
+        """Models of a scan by how their visit ended; each model counts once."""
+        return queries.outcomes(self._database, scan=scan)
+
     def scored(self, prompt_set: str) -> list[str]:
         """Models whose current revision has scores on the prompt set of this digest, by name."""
         return queries.scored(self._database, prompt_set)

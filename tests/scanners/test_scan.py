@@ -96,7 +96,7 @@ def test_the_family_is_placed(undisturbed: Path, store: Path, tmp_path: Path) ->
 
 
 def test_a_second_scan_reads_nothing(hub: FaultyHub, store: Path) -> None:
-    first = scan_once(store, hub_source(hub.url))
+    scan_once(store, hub_source(hub.url))
     before = contents(store)
     hub.seen.clear()
     second = scan_once(store, hub_source(hub.url))
@@ -104,7 +104,6 @@ def test_a_second_scan_reads_nothing(hub: FaultyHub, store: Path) -> None:
     assert set(outcomes(store).values()) == {"unchanged"}
     assert (second.outcomes, second.coverage) == ({Outcome.UNCHANGED: FAMILY}, 1.0)
     assert contents(store) == before
-    assert second.requests < first.requests
 
 
 def test_what_was_malformed_stays_malformed_and_is_not_read_again(
@@ -175,8 +174,8 @@ def test_a_model_that_is_gone_is_kept_as_a_tombstone(hub: FaultyHub, store: Path
     report = scan_once(store, hub_source(hub.url))
     assert outcomes(store)["dan/copy"] == "not_found"
     assert report.coverage == pytest.approx((FAMILY - 1) / FAMILY)
-    found = rows_of(store, "SELECT tombstone_reason FROM models WHERE model = 'dan/copy'")
-    assert found == [("not_found",)]
+    query = "SELECT tombstone_reason FROM models WHERE model = 'dan/copy'"
+    assert rows_of(store, query) == [("not_found",)]
 
 
 def test_two_models_that_claim_each_other_are_a_claim_each(store: Path, tmp_path: Path) -> None:
@@ -397,7 +396,5 @@ def test_a_folder_gives_the_same_sketches_as_a_hub(
     family: Path, store: Path, undisturbed: Path
 ) -> None:
     scan_once(store, FolderSource(family))
-    digests = {digest for _, digest in contents(store)["sketches"]}
-    assert len(contents(store)["sketches"]) == FAMILY
-    same = {digest for _, digest in contents(undisturbed)["sketches"]}
-    assert digests == same
+    here, there = (dict(contents(one)["sketches"]) for one in (store, undisturbed))
+    assert here == there
