@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..compute import Compute
 from ..records import Clue, InferredEdge, RejectedParent, Relation
@@ -287,18 +287,7 @@ def _sharing_groups(placed: Mapping[int, Placement]) -> list[tuple[int, set[int]
 
 
 def _through(edge: InferredEdge, node: HiddenModel | None) -> InferredEdge:
-    if node is None:
-        return edge
-    return InferredEdge(
-        child=edge.child,
-        parent=node.node,
-        relation=edge.relation,
-        confidence=edge.confidence,
-        direction_confidence=edge.direction_confidence,
-        detail=edge.detail,
-        share=edge.share,
-        clues=edge.clues,
-    )
+    return edge if node is None else replace(edge, parent=node.node)
 
 
 def _to_hidden(node: HiddenModel) -> InferredEdge:

@@ -11,8 +11,6 @@ from .delta import Delta, DeltaShape, delta_shape
 from .specimen import Block, Specimen
 from .traits import Traits
 
-PRUNED_AND_TUNED = 0.05
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
