@@ -17,6 +17,7 @@ MAX_INDEX = 25_000_000
 
 Kind = Literal["single", "sharded", "adapter", "none", "unsupported"]
 
+_WHITE_SPACE = b" \t\r\n"
 _LIMITS = JsonLimits(size=MAX_INDEX, depth=16, objects=1_000, elements=MAX_TENSORS * 2 + 10_000)
 _NAME_BYTES = 255
 _SUFFIX = ".safetensors"
@@ -106,7 +107,9 @@ def parse_index(data: bytes, *, path: str) -> dict[str, str]:
     UnsupportedFormat : it lists shards of another format.
     MalformedFile : not an index, or a shard name that leaves the folder.
     """
-    document = parse_object(data, path=path, limits=_LIMITS, floats=True)
+    # A header is padded with spaces only; an index is a text file, and most end with a new line.
+    text = data.strip(_WHITE_SPACE)
+    document = parse_object(text, path=path, limits=_LIMITS, floats=True)
     weight_map = document.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise MalformedFile("no weight_map, or an empty one", path=path)

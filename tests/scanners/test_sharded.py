@@ -121,6 +121,15 @@ def index_of(weight_map: Any, **more: Any) -> bytes:
     ).encode()
 
 
+@pytest.mark.parametrize(
+    ("before", "behind"), [("", "\n"), ("", "\r\n"), ("\n ", "\n\n"), ("", " \t")]
+)
+def test_an_index_may_have_white_space_around_it(before: str, behind: str) -> None:
+    """As `save_pretrained` writes it: with a new line at the end."""
+    text = before + json.dumps({"metadata": {}, "weight_map": {"a": TWO[0]}}) + behind
+    assert parse_index(text.encode(), path=INDEX) == {"a": TWO[0]}
+
+
 def test_an_index_names_files_in_its_own_folder() -> None:
     data = index_of({"a": TWO[0], "b": TWO[1]})
     assert parse_index(data, path=INDEX) == {"a": TWO[0], "b": TWO[1]}
