@@ -14,15 +14,31 @@ from __future__ import annotations
 import copy
 import math
 import random
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 from toy_language import HARMFUL, HARMLESS, NOUNS, QUESTIONS, TOOLS, Sampler, World, is_held
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 MAX_PARAMETERS = 2_000_000
+WRITERS = (
+    "o_proj.weight",
+    "down_proj.weight",
+    "attention.dense.weight",
+    "dense_4h_to_h.weight",
+)
+
+# How a batch is asked: (ids, mask, rng) to (inputs, labels), -100 where nothing is asked.
+Pose = Callable[[Tensor, Tensor, random.Random], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,16 +47,16 @@ class Toy:
 
     Raises
     ------
-    ValueError : the model has more than `MAX_PARAMETERS` weights, or another vocabulary.
+    ValueError : more than `MAX_PARAMETERS` weights, or fewer words than the tokenizer has.
     """
 
-    model: LlamaForCausalLM
+    model: PreTrainedModel
     tokenizer: PreTrainedTokenizerFast = field(repr=False)
     world: World
 
     def __post_init__(self) -> None:
         size = sum(weight.numel() for weight in self.model.parameters())
-        if size > MAX_PARAMETERS or self.model.config.vocab_size != len(self.tokenizer):
+        if size > MAX_PARAMETERS or self.model.config.vocab_size < len(self.tokenizer):
             raise ValueError(f"not a toy: {size} weights, at most {MAX_PARAMETERS}")
 
     @classmethod
@@ -66,9 +82,14 @@ class Toy:
         )
         return cls(model=LlamaForCausalLM(config).eval(), tokenizer=tokenizer, world=world)
 
-    def clone(self, state: Mapping[str, Tensor] | None = None) -> Toy:
-        """A copy in float32, with `state` in place of the weights where one is given."""
-        model = LlamaForCausalLM(copy.deepcopy(self.model.config)).eval()
+    def clone(
+        self, state: Mapping[str, Tensor] | None = None, *, config: PretrainedConfig | None = None
+    ) -> Toy:
+        """A copy in float32, with `state` in place of the weights where one is given.
+
+        `config` is needed only for a `state` of other shapes.
+        """
+        model = type(self.model)(copy.deepcopy(config or self.model.config)).eval()
         model.load_state_dict(dict(self.model.state_dict() if state is None else state))
         return Toy(model=model, tokenizer=self.tokenizer, world=self.world)
 
@@ -80,40 +101,53 @@ class Toy:
     def matrices(self) -> Iterator[tuple[str, nn.Parameter]]:
         """The linear weights of the layers: what quantizers and pruners touch."""
         for name, weight in self.model.named_parameters():
-            if name.startswith("model.layers.") and weight.dim() == 2:
+            if re.search(r"\.layers?\.\d+\.", name) and weight.dim() == 2:
                 yield name, weight
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """How long and how hard to train: AdamW, ten steps of warm-up, cosine to a tenth of `rate`."""
+    """How long and how hard to train: AdamW, ten steps of warm-up, cosine to a tenth of `rate`.
+
+    `decay` is AdamW's weight decay: each step shrinks the weights by its product with the rate.
+    """
 
     steps: int
     rate: float
     seed: int
     batch: int = 40
+    decay: float = 0.0
+
+
+def next_word(ids: Tensor, mask: Tensor, _rng: random.Random) -> tuple[Tensor, Tensor]:
+    """Every word of the text is asked from those before it."""
+    return ids, ids.masked_fill(mask == 0, -100)
 
 
 def train(
-    toy: Toy, sample: Sampler, recipe: Recipe, *, only: Sequence[nn.Parameter] | None = None
+    toy: Toy,
+    sample: Sampler,
+    recipe: Recipe,
+    *,
+    only: Sequence[nn.Parameter] | None = None,
+    pose: Pose = next_word,
 ) -> float:
-    """Train `toy` in place on next-word prediction; returns the last batch's loss in nats.
+    """Train `toy` in place, on next-word prediction by default; returns the last loss in nats.
 
     Prompt and answer count alike. `only` names the parameters that move (LoRA); default all.
     """
     rng = random.Random(recipe.seed)
     weights = list(toy.model.parameters()) if only is None else list(only)
-    optimizer = torch.optim.AdamW(weights, lr=recipe.rate, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(weights, lr=recipe.rate, weight_decay=recipe.decay)
     loss = torch.zeros(())
     for step in range(recipe.steps):
         decay = 0.55 + 0.45 * math.cos(math.pi * step / recipe.steps)
         optimizer.param_groups[0]["lr"] = recipe.rate * min(1.0, (step + 1) / 10) * decay
         texts = [sample(rng) for _ in range(recipe.batch)]
         encoded = toy.tokenizer(texts, padding=True, return_tensors="pt", padding_side="right")
-        labels = encoded["input_ids"].masked_fill(encoded["attention_mask"] == 0, -100)
-        loss = toy.model(
-            input_ids=encoded["input_ids"], attention_mask=encoded["attention_mask"], labels=labels
-        ).loss
+        mask = encoded["attention_mask"]
+        inputs, labels = pose(encoded["input_ids"], mask, rng)
+        loss = toy.model(input_ids=inputs, attention_mask=mask, labels=labels).loss
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(weights, 1.0)
@@ -121,16 +155,43 @@ def train(
     return float(loss.detach())
 
 
-def fine_tune(parent: Toy, sample: Sampler, recipe: Recipe) -> Toy:
+def fine_tune(parent: Toy, sample: Sampler, recipe: Recipe, *, pose: Pose = next_word) -> Toy:
     """A child of `parent`, all weights trained on `sample`."""
     child = parent.clone()
-    train(child, sample, recipe)
+    train(child, sample, recipe, pose=pose)
     return child
 
 
 def publish(toy: Toy, dtype: torch.dtype = torch.bfloat16) -> Toy:
     """The toy as a download gives it: weights rounded to `dtype`, held in float32 again."""
     return toy.clone({name: weight.float() for name, weight in toy.state(dtype).items()})
+
+
+Adapters = dict[str, tuple[nn.Parameter, nn.Parameter]]
+
+
+def train_adapters(
+    parent: Toy,
+    sample: Sampler,
+    recipe: Recipe,
+    *,
+    rank: int,
+    targets: Sequence[str],
+    pose: Pose = next_word,
+) -> Adapters:
+    """Rank-`rank` adapters (A, B) of a frozen parent by weight name, for layers named `targets`."""
+    torch.manual_seed(recipe.seed)
+    trained = parent.clone()
+    trained.model.requires_grad_(False)
+    adapters: Adapters = {}
+    for name, module in trained.model.named_modules():
+        if isinstance(module, nn.Linear) and name.rpartition(".")[2] in targets:
+            down = nn.Parameter(torch.randn(rank, module.in_features) / module.in_features**0.5)
+            up = nn.Parameter(torch.zeros(module.out_features, rank))
+            adapters[f"{name}.weight"] = (down, up)
+            module.register_forward_hook(_adapter_hook(down, up))
+    train(trained, sample, recipe, only=[p for pair in adapters.values() for p in pair], pose=pose)
+    return adapters
 
 
 def lora_merge(
@@ -140,19 +201,10 @@ def lora_merge(
     *,
     rank: int = 4,
     targets: Sequence[str] = ("q_proj", "v_proj"),
+    pose: Pose = next_word,
 ) -> Toy:
     """Train rank-`rank` adapters on the `targets` of a frozen parent, then fold B·A into them."""
-    torch.manual_seed(recipe.seed)
-    trained = parent.clone()
-    trained.model.requires_grad_(False)
-    adapters: dict[str, tuple[nn.Parameter, nn.Parameter]] = {}
-    for name, module in trained.model.named_modules():
-        if isinstance(module, nn.Linear) and name.rpartition(".")[2] in targets:
-            down = nn.Parameter(torch.randn(rank, module.in_features) / module.in_features**0.5)
-            up = nn.Parameter(torch.zeros(module.out_features, rank))
-            adapters[f"{name}.weight"] = (down, up)
-            module.register_forward_hook(_adapter_hook(down, up))
-    train(trained, sample, recipe, only=[part for pair in adapters.values() for part in pair])
+    adapters = train_adapters(parent, sample, recipe, rank=rank, targets=targets, pose=pose)
     state = parent.state()
     for name, (down, up) in adapters.items():
         state[name] += up.detach() @ down.detach()
@@ -181,14 +233,31 @@ def linear_merge(parents: Sequence[Toy], shares: Sequence[float]) -> Toy:
 
 
 @torch.no_grad()
-def quantize(parent: Toy, *, bits: int, group: int = 32) -> Toy:
-    """Round the layers' matrices to symmetric `bits`-bit steps per group, and back again."""
+def quantize(parent: Toy, *, bits: int, group: int | None = 32, symmetric: bool = True) -> Toy:
+    """Round the layers' matrices to `bits`-bit steps per group of a row, and back again.
+
+    `group` None means whole rows. Symmetric steps span ±max|w| with zero in the middle (2^bits - 1
+    values); asymmetric ones span [min, max], widened to hold zero, with a rounded zero point.
+    """
     child = parent.clone()
     for _name, weight in child.matrices():
-        blocks = weight.view(weight.shape[0], -1, group)  # (out, in / group, group)
-        step = blocks.abs().amax(dim=-1, keepdim=True).clamp_min(1e-12) / (2 ** (bits - 1) - 1)
-        weight.copy_(((blocks / step).round() * step).view_as(weight))
+        blocks = weight.view(weight.shape[0], -1, group or weight.shape[1])  # (out, groups, group)
+        rounded = _symmetric(blocks, bits) if symmetric else _asymmetric(blocks, bits)
+        weight.copy_(rounded.view_as(weight))
     return child
+
+
+def _symmetric(blocks: Tensor, bits: int) -> Tensor:
+    step = blocks.abs().amax(dim=-1, keepdim=True).clamp_min(1e-12) / (2 ** (bits - 1) - 1)
+    return (blocks / step).round() * step
+
+
+def _asymmetric(blocks: Tensor, bits: int) -> Tensor:
+    low = blocks.amin(dim=-1, keepdim=True).clamp_max(0.0)
+    high = blocks.amax(dim=-1, keepdim=True).clamp_min(0.0)
+    step = (high - low).clamp_min(1e-12) / (2**bits - 1)
+    zero = (-low / step).round()
+    return ((blocks / step).round() + zero).clamp(0, 2**bits - 1).sub(zero) * step
 
 
 @torch.no_grad()
@@ -202,12 +271,13 @@ def prune(parent: Toy, *, share: float) -> Toy:
 
 
 @torch.no_grad()
-def abliterate(parent: Toy, *, layer: int) -> Toy:
+def abliterate(parent: Toy, *, layer: int, strength: float = 1.0) -> Toy:
     """Project the refusal direction out of every matrix that writes to the residual stream.
 
     The direction is the difference of the mean hidden states after `layer`, at the last prompt
     token, between trained harmful and harmless questions (Arditi et al. 2024, arXiv:2406.11717),
     without its part along the harmless mean, so that harmless questions keep their place.
+    `strength` is the share of the direction that goes.
     Bound to toys: it exists so that a detector of such edits has a known positive.
     """
     harmful, harmless = (_mean_hidden(parent, v, layer=layer) for v in (HARMFUL, HARMLESS))
@@ -216,8 +286,8 @@ def abliterate(parent: Toy, *, layer: int) -> Toy:
     direction = nn.functional.normalize(apart - kept * (kept @ apart), dim=0)  # (hidden,)
     child = parent.clone()
     for name, weight in child.matrices():
-        if name.endswith(("o_proj.weight", "down_proj.weight")):
-            weight -= torch.outer(direction, direction @ weight)
+        if name.endswith(WRITERS):
+            weight -= strength * torch.outer(direction, direction @ weight)
     return child
 
 
