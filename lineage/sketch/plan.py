@@ -4,15 +4,22 @@ Child and parent are sampled at the same places whatever their sharding, dtype, 
 names or vocabulary, because nothing else enters the plan. Each span is one run of whole groups of
 256 consecutive weights, so that a K-quant super-block or a GPTQ group is never cut.
 
-Spans come from the value, output, gate, up and down projections of four layers spread over the
-depth. Query and key are left out: conversion to GGUF permutes them. In the matrices that write to
-the residual stream the span is a band of rows that starts at the same row everywhere, so that an
-edit along one shared direction shows as one left factor. A few embedding rows, the output head
-and the norms complete it.
+Every span is the beginning of its tensor. A layer can so be compared with any other layer, of a
+deeper or shallower model too; where rows were taken out, those that are left have moved forward
+and most are still in the sample; the rows of gate and up belong to the same hidden units; and the
+bands of the matrices that write to the residual stream hold the same rows everywhere, so that an
+edit along one shared direction shows as one left factor. No row is special: training treats
+hidden units and channels alike.
 
-One span is one request at most. A full plan is about 24 spans of 20,480 weights: 1 MB in bf16,
-2 MB in float32. Where a row is longer than a span two are read all the same, which takes a model
-of 70B parameters to 1.2 MB and one of 405B to 1.8 MB in bf16.
+Spans come from the value, output, gate, up and down projections of four layers. Query and key are
+left out: conversion to GGUF permutes them. The layers are the first, the last, and one as far from
+each end, by a power of two: models of somewhat different depth have them in common when layers
+between were taken out or put in. A few embedding rows, the output head and the norms of the
+sampled layers complete it.
+
+One span is one request at most. A full plan is about 31 spans, 20 of them of 20,480 weights: 1 MB
+in bf16, 2 MB in float32. Where a row is longer than a span two are read all the same, which takes
+a model of 70B parameters to 1.3 MB and one of 405B to 1.9 MB in bf16.
 """
 
 from __future__ import annotations
@@ -24,9 +31,10 @@ from dataclasses import dataclass
 
 from ..records import RoleKey
 
-PLAN_VERSION = "spans-1"
+PLAN_VERSION = "spans-2"
 GROUP = 256
 SPAN_WEIGHTS = 80 * GROUP
+EMBED_WEIGHTS = 128 * GROUP
 EDGE_WEIGHTS = 32 * GROUP
 MAX_STACK_SPANS = 20
 DEPTHS = 4
@@ -46,7 +54,7 @@ MATRIX_PRIORITY = (
 WRITER_SUFFIXES = ("attn.o", "mlp.down", "cross.o")
 EMBEDDING_ROLES = ("embed", "lm_head")
 NORM_ROLES = ("final_norm",)
-STACK_NORM_ROLES = ("attn_norm",)
+STACK_NORM_ROLES = ("attn_norm", "mlp_norm")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,22 +90,21 @@ def choose_places(keys: Collection[RoleKey]) -> tuple[RoleKey, ...]:
 
     Returns
     -------
-    Matrices layer by layer (first layer first), then the final norm, the embedding, the output
-    head and the first and last attention norms. Later places are the first to go when a budget
-    is short.
+    Matrices layer by layer (first layer first), then the final norm, the embedding, the norms of
+    the first and last layer, the output head and the norms of the layers between. Later places
+    are the first to go when a budget is short.
     """
     stacks = _stacks(keys)
     matrices = _spread(stacks, limit=MAX_STACK_SPANS)
     if not matrices:
         matrices = _spread(_raw_stacks(keys), limit=MAX_STACK_SPANS)
-    present = set(keys)
-    edges = [RoleKey(role=role) for role in (*NORM_ROLES, *EMBEDDING_ROLES)]
-    norms = sorted(
-        (k for k in present if k.role in STACK_NORM_ROLES and k.layer is not None),
-        key=lambda k: k.layer or 0,
+    ends, between = _norms(keys, matrices)
+    known = set(keys)
+    first, last = (
+        [key for key in map(_outside, roles) if key in known]
+        for roles in ((*NORM_ROLES, "embed"), ("lm_head",))
     )
-    ends = [norms[0], norms[-1]] if len(norms) > 1 else norms
-    return (*matrices, *(k for k in edges if k in present), *ends)
+    return (*matrices, *first, *ends, *last, *between)
 
 
 def spans_of(shapes: Mapping[RoleKey, tuple[int, ...]]) -> tuple[Span, ...]:
@@ -112,12 +119,7 @@ def spans_of(shapes: Mapping[RoleKey, tuple[int, ...]]) -> tuple[Span, ...]:
     -------
     One span a tensor, in the order given. Whole tensors when they are small.
     """
-    first_row = _band_start(shapes)
-    return tuple(
-        _span(key, shape, first_row=first_row)
-        for key, shape in shapes.items()
-        if math.prod(shape) > 0
-    )
+    return tuple(_span(key, shape) for key, shape in shapes.items() if math.prod(shape) > 0)
 
 
 def shape_key(places: Iterable[RoleKey], shapes: Mapping[RoleKey, tuple[int, ...]]) -> str:
@@ -139,11 +141,55 @@ def shape_key(places: Iterable[RoleKey], shapes: Mapping[RoleKey, tuple[int, ...
     return f"L{len(layers)};{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
+def kindred_shapes(key: str, other: str) -> bool:
+    """Whether models of two shape keys may be kin: one width of the residual stream, same roles.
+
+    Depth, width of the layers and number of heads may differ. A shape key too long to be spelt out
+    is kindred to itself only.
+    """
+    if key == other:
+        return True
+    mine, theirs = _widths(key), _widths(other)
+    return mine is not None and theirs is not None and mine == theirs
+
+
+def _widths(key: str) -> tuple[tuple[str, tuple[str, ...]], ...] | None:
+    """Roles with the width they write to, or read from; None where the key is a digest."""
+    parts = [part.partition("=") for part in key.split(";")[1:]]
+    if not parts or not all(equals for _, equals, _ in parts):
+        return None
+    return tuple((role, _stream_sides(role, shapes)) for role, _, shapes in parts)
+
+
+def _stream_sides(role: str, shapes: str) -> tuple[str, ...]:
+    """The side of each shape that lies on the residual stream: rows of writers, columns else."""
+    side = 0 if _suffix(role) in WRITER_SUFFIXES else -1
+    return tuple(sorted({shape.split("x")[side] for shape in shapes.split("|")}))
+
+
 def _suffix(role: str) -> str:
     for known in MATRIX_PRIORITY:
         if role == known or role.endswith("." + known):
             return known
     return role
+
+
+def _outside(role: str) -> RoleKey:
+    return RoleKey(role=role)
+
+
+def _norms(
+    keys: Collection[RoleKey], matrices: Collection[RoleKey]
+) -> tuple[list[RoleKey], list[RoleKey]]:
+    """Norms before the sampled layers' matrices: of the first and last layer, and between."""
+    layers = sorted({key.layer for key in matrices if key.layer is not None})
+    found = [
+        key
+        for key in sorted(keys, key=lambda k: (k.layer or 0, k.role))
+        if key.role in STACK_NORM_ROLES and key.layer in layers
+    ]
+    ends = [key for key in found if key.layer in (layers[0], layers[-1])]
+    return ends, [key for key in found if key not in ends]
 
 
 def _stacks(keys: Iterable[RoleKey]) -> dict[str, set[int]]:
@@ -184,30 +230,21 @@ def _role_order(role: str) -> tuple[int, str]:
 
 
 def _depths(layers: list[int], count: int) -> list[int]:
-    """`count` layers spread evenly from the first to the last."""
-    if len(layers) <= count:
+    """Up to `count` layers: the ends first, then one a power of two away from each end.
+
+    A model of 21 to 40 layers is sampled at 8 from each end, whatever their number: what a
+    removal or a repetition between them leaves in place is what is compared.
+    """
+    last = len(layers) - 1
+    if last < count:
         return layers
     if count == 1:
-        return [layers[len(layers) // 2]]
-    step = (len(layers) - 1) / (count - 1)
-    return [layers[round(i * step)] for i in range(count)]
-
-
-def _band_start(shapes: Mapping[RoleKey, tuple[int, ...]]) -> int:
-    """The first row of the band shared by all writers, on a group boundary in each of them."""
-    writers = [s for k, s in shapes.items() if is_writer(k) and len(s) == 2]
-    if not writers:
-        return 0
-    rows = min(s[0] for s in writers)
-    step = math.lcm(*(_row_step(s[1]) for s in writers))
-    reach = max(math.ceil(_band_weights(s) / s[1]) for s in writers)
-    slots = max(1, (rows - reach) // step + 1) if rows > reach else 1
-    return step * (_hash("band", rows) % slots)
-
-
-def _row_step(columns: int) -> int:
-    """Rows after which a row starts on a group boundary again."""
-    return GROUP // math.gcd(GROUP, columns)
+        return [layers[last // 2]]
+    away = 1
+    while 5 * away <= last:
+        away *= 2
+    chosen = [0, last, away, last - away][:count]
+    return [layers[at] for at in sorted(chosen)]
 
 
 def _band_weights(shape: tuple[int, ...]) -> int:
@@ -216,26 +253,19 @@ def _band_weights(shape: tuple[int, ...]) -> int:
     return min(math.prod(shape), math.ceil(rows * shape[1] / GROUP) * GROUP)
 
 
-def _span(key: RoleKey, shape: tuple[int, ...], *, first_row: int) -> Span:
+def _span(key: RoleKey, shape: tuple[int, ...]) -> Span:
     size = math.prod(shape)
     if key.role in EMBEDDING_ROLES or not is_matrix(key):
-        return _edge_span(key, shape, size)
+        return Span(key=key, start=0, count=_edge_weights(key, shape))
     if is_writer(key) and len(shape) == 2:
-        count = _band_weights(shape)
-        return Span(key=key, start=min(first_row * shape[1], size - count), count=count)
-    count = min(size, SPAN_WEIGHTS)
-    slots = (size - count) // GROUP + 1
-    return Span(key=key, start=GROUP * (_hash(str(key), *shape) % slots), count=count)
+        return Span(key=key, start=0, count=_band_weights(shape))
+    return Span(key=key, start=0, count=min(size, SPAN_WEIGHTS))
 
 
-def _edge_span(key: RoleKey, shape: tuple[int, ...], size: int) -> Span:
-    """Embedding rows from the top of the vocabulary: the rows an extension leaves in place."""
+def _edge_weights(key: RoleKey, shape: tuple[int, ...]) -> int:
+    """Whole rows from the top of the vocabulary: those that an extension leaves in place."""
+    most = EMBED_WEIGHTS if key.role == "embed" else EDGE_WEIGHTS
+    size = math.prod(shape)
     if len(shape) < 2:
-        return Span(key=key, start=0, count=min(size, EDGE_WEIGHTS))
-    rows = max(1, EDGE_WEIGHTS // shape[1])
-    return Span(key=key, start=0, count=min(size, rows * shape[1]))
-
-
-def _hash(*parts: object) -> int:
-    text = ":".join(map(str, (PLAN_VERSION, *parts)))
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+        return min(size, most)
+    return min(size, max(1, most // shape[1]) * shape[1])

@@ -90,9 +90,11 @@ def test_the_client_counts_what_the_server_served(costs: dict[str, Any]) -> None
 
 
 def test_a_budget_that_suffices_leaves_no_span_out(costs: dict[str, Any]) -> None:
-    assert {costs[name][1].spans for name in ("7b", "7b-2", "7b-4", "7b-4-f32", "llama-3-8b")} == {
-        25
+    spans = {
+        name: costs[name][1].spans for name in ("7b", "7b-2", "7b-4", "7b-4-f32", "llama-3-8b")
     }
+    # 20 matrices, final norm, embedding and head each time; norms of layers as budgets allow.
+    assert spans == {"7b": 31, "7b-2": 31, "7b-4": 30, "7b-4-f32": 27, "llama-3-8b": 30}
 
 
 def test_sharding_does_not_move_the_sample(tmp_path: Path) -> None:
