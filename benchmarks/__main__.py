@@ -1,6 +1,7 @@
 """`python -m benchmarks`: the measurements of RESULTS.md that take minutes, one after another.
 
-Training scripts (`make_demo_hub.py`, `sibling_null.py`) are run by hand.
+Training scripts (`make_demo_hub.py`, `learn_clues.py`, `zoo`) and what takes a zoo (`lineage.py`,
+`peers.py`, `calibrate.py`, `independence.py`) are run by hand.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from .output import emit
 from .trees import one_line, relation_words, show_words
 
 AGREES, DISAGREES, UNRESOLVED = "agrees", "disagrees", "unresolved"
-DIRECTION = frozenset({"drift", "lost precision"})
+DIRECTION = frozenset({"drift", "lost precision", "averaging"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,8 +163,11 @@ def _show_edge(edge: EdgeEvidence) -> None:
         sure = f"confidence {edge.confidence:.3f}, direction {edge.direction_confidence:.3f}"
         show_words((f"  {sure}", ""))
     if edge.clues:
+        from ..lineage.infer.likelihood import error_rates
+
+        errors = error_rates()
         columns = ("clue", "statistic", "value", "llr", "says", "p")
-        _table([_clue_cells(clue) for clue in edge.clues], columns)
+        _table([_clue_cells(clue, errors) for clue in edge.clues], columns)
     else:
         show_words(("", ""))
 
@@ -175,13 +178,15 @@ def _standing(edge: EdgeEvidence) -> str:
     return "inferred, not declared" if edge.inferred else "declared only, not borne out"
 
 
-def _clue_cells(clue: Clue) -> dict[str, Any]:
+def _clue_cells(clue: Clue, errors: Mapping[str, float]) -> dict[str, Any]:
+    """One row, with how often the clue alone errs on the families it was learned from."""
+    errs = errors.get(clue.statistic)
     return {
         "clue": clue.kind,
         "statistic": clue.statistic,
         "value": clue.value,
         "llr": f"{clue.llr:+.1f}" if clue.llr else "0",
-        "says": says(clue),
+        "says": says(clue) if errs is None else f"{says(clue)}, errs {errs:.0%}",
         "p": None if clue.p_value is None else f"{clue.p_value:.2g}",
     }
 

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 from ..lineage.compute import Compute
 from ..lineage.errors import MalformedFile, RegistryError
+from ..lineage.infer.across import infer_across
 from ..lineage.infer.engine import CODE_VERSION, Inference, infer_bucket
 from ..lineage.infer.specimen import Specimen, specimen
 from ..lineage.records import RoleKey
@@ -18,6 +19,8 @@ from ..store.registry import Registry
 from ..store.sketches import SketchStore
 from .progress import Progress, Silence
 from .threads import SMALL_BUCKET, one_thread_if
+
+ACROSS_ALL = 2_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,15 +60,18 @@ def infer_store(
             buckets.setdefault(row.shape_key, []).append(row)
     watch.stage("infer", len(buckets))
     found: list[Inference] = []
+    everyone: list[Specimen] = []
     unreadable: dict[str, str] = {}
     digest = hashlib.sha256(CODE_VERSION.encode())
     for key in sorted(buckets):
         group = _specimens(buckets[key], registry.sketches, unreadable)
         with one_thread_if(len(group) < SMALL_BUCKET):
             found.append(infer_bucket(group, compute=compute, originals=originals))
+        everyone += group
         for row in sorted(buckets[key], key=lambda r: r.sketch_digest or ""):
             digest.update((row.sketch_digest or row.sketch_path).encode())
         watch.step(key)
+    found.append(_across_buckets(everyone, found, compute))
     rows = [row for bucket in buckets.values() for row in bucket]
     _store(registry, found, rows, scan=scan, now=now, digest=digest.hexdigest())
     return InferenceReport(
@@ -75,6 +81,27 @@ def infer_store(
         related=sum(one.pairs_related for one in found),
         edges=sum(len(one.edges) for one in found),
         unreadable=unreadable,
+    )
+
+
+def _across_buckets(
+    everyone: Sequence[Specimen], found: Sequence[Inference], compute: Compute
+) -> Inference:
+    """Parents of another shape, for models that have none of their own."""
+    parents = {edge.child: edge.parent for one in found for edge in one.edges}
+    roots = [one for one in everyone if one.node not in parents]
+    # In a large store only models that something descends from are worth the comparison.
+    candidates = everyone
+    if len(everyone) > ACROSS_ALL:
+        used = set(parents.values())
+        candidates = [one for one in everyone if one.node in used]
+    with one_thread_if(len(roots) < SMALL_BUCKET):
+        across = infer_across(roots, candidates, compute=compute, parents=parents)
+    return Inference(
+        edges=across.edges,
+        rejected=across.rejected,
+        pairs_tested=across.pairs_tested,
+        pairs_related=across.pairs_related,
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..lineage.compute import Compute
 from ..lineage.records import ModelInfo
+from ..lineage.sketch.plan import kindred_shapes
 from ..store.registry import Registry
 from .claims import judge_claims
 from .inference import InferenceReport, infer_store
@@ -66,10 +67,12 @@ class Mapper:
         scan = asyncio.run(scanner.run(self._plan(info), resume=resume))
         if scan.status == "interrupted":
             return MapReport(release=info.name, scan=scan, inference=None, probes=None)
+        own = [row.shape_key for row in self.registry.sketched(names=[info.name])]
         shapes = {
             row.shape_key
-            for row in self.registry.sketched(names=[info.name])
+            for row in self.registry.sketched()
             if row.shape_key is not None
+            and any(key is not None and kindred_shapes(row.shape_key, key) for key in own)
         }
         inference = infer_store(
             self.registry,

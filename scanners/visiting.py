@@ -23,7 +23,7 @@ from ..lineage.errors import (
     UnsupportedFormat,
 )
 from ..lineage.records import Coverage, DeclaredParent, ModelFile, ModelInfo, Outcome
-from ..lineage.sketch.plan import PLAN_VERSION
+from ..lineage.sketch.plan import PLAN_VERSION, kindred_shapes
 from ..lineage.sketch.sketch import Sketch
 from ..store.facts import RevisionFacts, Visit
 from ..store.sketches import RawArray, SketchStore, sketch_key
@@ -148,7 +148,7 @@ class Visitor:
             weights_digest=digest,
             config=work.config,
         )
-        if self.shapes and weights.shape_key not in self.shapes:
+        if self.shapes and not any(kindred_shapes(weights.shape_key, s) for s in self.shapes):
             raise _NotSketched(Outcome.SKIPPED, "another shape")
         work.stage = "sketch"
         sketch = await read_sketch(weights, traffic=traffic)

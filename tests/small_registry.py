@@ -224,7 +224,7 @@ def _infer(registry: Registry, scan: int) -> None:
         edges=list(_edges()),
         rejected=rejected,
         hidden=[HiddenModel(node=HIDDEN, shape_key=SHAPE)],
-        code_version="infer-1",
+        code_version="infer-2",
         inputs_digest="x",
         now=NOW,
     )

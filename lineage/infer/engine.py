@@ -8,15 +8,18 @@ from dataclasses import dataclass, replace
 
 from ..compute import Compute
 from ..records import Clue, InferredEdge, RejectedParent, Relation
-from .evidence import direction_clues, edge_clues, kinship_clue, sum_confidence
+from .blends import Blend
+from .evidence import direction_clues, edge_clues, edge_confidence, kinship_clue, sum_confidence
 from .family import Family, assemble
 from .kinship import Kinship, families, measure_kinship
+from .laundered import Laundering
 from .merges import MIN_SHARE
-from .placement import Placement, place
+from .placement import Placement, descends, place, place_again
 from .relation import Step, classify
 from .specimen import Specimen, comparable_parts
+from .washing import find_sources, washed_relation, washing_clues, washing_detail
 
-CODE_VERSION = "infer-1"
+CODE_VERSION = "infer-2"
 RUNNERS = 3
 
 
@@ -60,8 +63,10 @@ def infer_bucket(
     ordered = sorted(group, key=lambda one: (one.node not in originals, *_sort_key(one)))
     parts = [part for part in comparable_parts(ordered) if len(part) > 1]
     found = [_infer_part(part, compute) for part in parts]
+    edges = [edge for one in found for edge in one.edges]
+    edges += find_sources(ordered, edges, compute=compute)
     return Inference(
-        edges=tuple(edge for one in found for edge in one.edges),
+        edges=tuple(edges),
         rejected=tuple(lost for one in found for lost in one.rejected),
         hidden=tuple(node for one in found for node in one.hidden),
         pairs_tested=sum(one.pairs_tested for one in found),
@@ -112,6 +117,8 @@ def _infer_family(
     placed: dict[int, Placement] = {}
     for child in family.order:
         placed[child] = place(family, child, placed)
+    for child in family.order:
+        placed[child] = place_again(family, child, placed)
     edges: list[InferredEdge] = []
     rejected: list[RejectedParent] = []
     for decision in placed.values():
@@ -128,6 +135,8 @@ def _edges_of(
     placed: Mapping[int, Placement],
     kin: Mapping[int, Clue],
 ) -> list[InferredEdge]:
+    if decision.blend is not None:
+        return _blend_edges(family, decision, decision.blend, kin)
     if decision.mixture is not None:
         return _merge_edges(family, decision, placed, kin)
     return [_single_edge(family, decision, parent, kin) for parent in decision.parents]
@@ -137,6 +146,8 @@ def _single_edge(
     family: Family, decision: Placement, parent: int, kin: Mapping[int, Clue]
 ) -> InferredEdge:
     child = decision.child
+    if decision.washing is not None:
+        return _washed_edge(family, decision, parent, decision.washing)
     step = classify(
         family.members[child],
         family.members[parent],
@@ -147,6 +158,13 @@ def _single_edge(
     runner = next((i for i in family.nearest(child) if i != parent), None)
     clues = (*edge_clues(family, decision, parent, step=step, runner=runner), kin[parent])
     return _edge(family, decision, parent, step=step, clues=clues)
+
+
+def _washed_edge(
+    family: Family, decision: Placement, parent: int, washing: Laundering
+) -> InferredEdge:
+    step = Step(relation=washed_relation(washing), detail=washing_detail(washing))
+    return _edge(family, decision, parent, step=step, clues=washing_clues(washing))
 
 
 def _edge(
@@ -163,7 +181,7 @@ def _edge(
         child=family.members[decision.child].node,
         parent=family.members[parent].node,
         relation=step.relation,
-        confidence=sum_confidence(clues),
+        confidence=edge_confidence(decision, clues),
         direction_confidence=sum_confidence(arrows, prior=0.0),
         detail=step.detail,
         share=share,
@@ -202,26 +220,39 @@ def _merge_edges(
     ]
 
 
+def _blend_edges(
+    family: Family, decision: Placement, blend: Blend, kin: Mapping[int, Clue]
+) -> list[InferredEdge]:
+    """One edge a parent, with its share of the sum of weights; the recipe's own in the detail."""
+    named = {i: family.members[i].node for i in (*blend.weights, *blend.collinear)}
+    detail = {"method": blend.method, **blend.detail}
+    detail["weights"] = {named[i]: round(w, 4) for i, w in blend.weights.items()}
+    if blend.base is not None:
+        detail["base"] = family.members[blend.base].node
+    if blend.collinear:
+        detail["collinear"] = [named[i] for i in blend.collinear]
+    step = Step(relation=Relation.MERGE, detail=detail)
+    total = sum(blend.weights.values())
+    return [
+        _edge(
+            family,
+            decision,
+            parent,
+            step=step,
+            clues=(*edge_clues(family, decision, parent, step=step, runner=None), kin[parent]),
+            share=round(weight / total, 4),
+        )
+        for parent, weight in blend.weights.items()
+    ]
+
+
 def _task_base(weights: Mapping[int, float], placed: Mapping[int, Placement]) -> int | None:
     """The member that all others descend from, when two or more others are mixed."""
     for member in weights:
         others = [i for i in weights if i != member]
-        if len(others) > 1 and all(_descends(i, member, placed) for i in others):
+        if len(others) > 1 and all(descends(i, member, placed) for i in others):
             return member
     return None
-
-
-def _descends(member: int, ancestor: int, placed: Mapping[int, Placement]) -> bool:
-    pending, seen = [member], set()
-    while pending:
-        at = pending.pop()
-        if at == ancestor and at != member:
-            return True
-        if at in seen or at not in placed:
-            continue
-        seen.add(at)
-        pending += placed[at].parents
-    return False
 
 
 def _runners_up(family: Family, decision: Placement) -> list[RejectedParent]:

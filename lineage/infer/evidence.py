@@ -8,21 +8,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from ..records import Clue
 from .family import Family
 from .kinship import Kinship
+from .likelihood import child_scorer, path_confidence
 from .order import arrow_llr
-from .placement import SAME_PATH, Placement
+from .placement import Placement
 from .relation import Step
 
 EXACT = 8.0
 PRIOR = -1.0
 TIME = 3.5
 MARGIN_SLOPE = 4.0
-BETA_SCALE = 0.06
 
 
 def sum_confidence(clues: Sequence[Clue], *, prior: float = PRIOR) -> float:
@@ -31,11 +32,18 @@ def sum_confidence(clues: Sequence[Clue], *, prior: float = PRIOR) -> float:
     return float(np.clip(1 / (1 + math.exp(-total)), 0.01, 0.999))
 
 
+def edge_confidence(decision: Placement, clues: Sequence[Clue]) -> float:
+    """Probability that an edge is right: calibrated where a path was weighed, else summed."""
+    if decision.rule == "nearest" and decision.odds is not None:
+        return path_confidence(decision.odds)
+    return sum_confidence(clues)
+
+
 def edge_clues(
     family: Family, decision: Placement, parent: int, *, step: Step, runner: int | None
 ) -> tuple[Clue, ...]:
     """Everything measured on one edge, the decisive clue first."""
-    clues = [_decisive(decision)]
+    clues = _decisive(decision)
     clues += [_distance(family, decision.child, parent, runner), *_time(family, decision, parent)]
     delta = family.delta(decision.child, parent)
     clues.append(
@@ -72,7 +80,7 @@ def direction_clues(family: Family, decision: Placement, parent: int) -> tuple[C
         arrow = arrow_llr(family.members, child, parent, geometry=family.geometry)
         told = "the step starts at the parent: orthogonal to it, or a projection of it"
         clues.append(Clue(kind="drift", statistic=told, value=arrow, llr=arrow))
-    if decision.rule == "merge":
+    if decision.rule in ("merge", "blend"):
         told = "a merge averages its parents; solved for one of them it would magnify"
         clues.append(Clue(kind="averaging", statistic=told, value=1.0, llr=EXACT))
     if family.traits[child].lossy and not family.traits[parent].lossy:
@@ -81,13 +89,35 @@ def direction_clues(family: Family, decision: Placement, parent: int) -> tuple[C
     return (*clues, *_dates(family, child, parent))
 
 
-def _decisive(decision: Placement) -> Clue:
+def _decisive(decision: Placement) -> list[Clue]:
+    """The clue of an exact rule, or those of the path that was weighed."""
+    if decision.odds is None or decision.clues is None:
+        return [_exact_clue(decision)]
+    # What speaks against the model that was refused speaks for the parent above it.
+    sign = 1 if decision.kept else -1
+    parts = [
+        replace(clue, llr=sign * clue.llr)
+        for clue in child_scorer().explain(decision.clues, kind="path")
+    ]
+    told = "log-odds of this place on the path against the next best"
+    rest = decision.odds - sum(clue.llr for clue in parts)
+    return [Clue(kind="geometry", statistic=told, value=decision.odds, llr=rest), *parts]
+
+
+def _exact_clue(decision: Placement) -> Clue:
     measure = decision.measure if decision.measure is not None else 1.0
     match decision.rule:
         case "merge":
             return Clue(
                 kind="rounding_floor",
                 statistic="residual over rounding floor",
+                value=measure,
+                llr=EXACT,
+            )
+        case "blend":
+            return Clue(
+                kind="rounding_floor",
+                statistic="share of weights that the merge explains within rounding",
                 value=measure,
                 llr=EXACT,
             )
@@ -120,14 +150,7 @@ def _decisive(decision: Placement) -> Clue:
                 value=measure,
                 llr=EXACT,
             )
-    beta = decision.beta
-    if beta is None:
-        return Clue(kind="geometry", statistic="nearest earlier member", value=0.0, llr=1.0)
-    # A path that is kept speaks for the member at its end; one that is not speaks for its start.
-    margin = beta - SAME_PATH if decision.kept else SAME_PATH - beta
-    told = "the path to the parent, kept" if decision.kept else "the path to a nearer sibling, kept"
-    llr = float(np.clip(margin / BETA_SCALE, -3, 3))
-    return Clue(kind="geometry", statistic=told, value=beta, llr=llr)
+    return Clue(kind="geometry", statistic="nearest earlier member", value=0.0, llr=1.0)
 
 
 def _distance(family: Family, child: int, parent: int, runner: int | None) -> Clue:

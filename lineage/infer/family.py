@@ -6,10 +6,12 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..compute import Compute
+from .blends import find_blend
 from .delta import Delta, compare
 from .geometry import Geometry, measure_geometry
 from .merges import Mixture, find_mixture
 from .order import family_order, later_copies
+from .path import Sample, take_sample
 from .specimen import Specimen
 from .traits import Traits, measure_traits
 
@@ -27,11 +29,13 @@ class Family:
 
     members: Sequence[Specimen]
     geometry: Geometry
+    sample: Sample
     traits: Sequence[Traits]
     mixtures: dict[int, Mixture]
     copies: set[int]
     order: Sequence[int]
     rank: dict[int, int]
+    compute: Compute
     deltas: dict[tuple[int, int], Delta] = field(default_factory=dict)
 
     @property
@@ -74,16 +78,21 @@ def assemble(members: Sequence[Specimen], *, compute: Compute) -> Family:
     leaves = {i for i, t in enumerate(traits) if t.lossy} | copies
     dated = all(one.created is not None for one in members)
     mixtures = {} if dated else _undated_mixtures(members, geometry, leaves)
-    order = family_order(members, geometry, last=leaves | set(mixtures))
-    order = _after_their_parts(order, mixtures)
+    parts = {child: set(mixture.weights) for child, mixture in mixtures.items()}
+    if not dated:
+        parts |= _undated_blends(members, geometry, leaves | set(mixtures))
+    order = family_order(members, geometry, last=leaves | set(parts))
+    order = _after_their_parts(order, parts)
     return Family(
         members=members,
         geometry=geometry,
+        sample=take_sample(members, geometry.blocks),
         traits=traits,
         mixtures=mixtures,
         copies=copies,
         order=order,
         rank={i: at for at, i in enumerate(order)},
+        compute=compute,
     )
 
 
@@ -128,6 +137,27 @@ def _undated_mixtures(
     return found
 
 
+def _undated_blends(
+    members: Sequence[Specimen], geometry: Geometry, known: set[int]
+) -> dict[int, set[int]]:
+    """Merges by masks, with the members each is made of: they come after those.
+
+    Which member was the base cannot be told before the family is in order; that there was a merge
+    can. None is taken as made of another.
+    """
+    squares = geometry.square_distances()
+    found: dict[int, set[int]] = {}
+    for child in range(len(members)):
+        near = [
+            int(i) for i in squares[child].argsort() if i != child and i not in known | set(found)
+        ]
+        blend = None if child in known else find_blend(child, near, members, geometry)
+        # A stack can be read backwards: what two models left alone of a third makes up the third.
+        if blend is not None and blend.base is not None:
+            found[child] = set(blend.weights)
+    return found
+
+
 def _is_later(one: Specimen, other: Specimen) -> bool:
     """Whether both are dated and `one` came after `other`."""
     return one.created is not None and other.created is not None and one.created > other.created
@@ -141,13 +171,11 @@ def _made_of(member: int, mixtures: Mapping[int, Mixture]) -> set[int]:
     return made - {member}
 
 
-def _after_their_parts(order: Sequence[int], mixtures: Mapping[int, Mixture]) -> list[int]:
-    """The same order with every mixture moved behind the last of its members."""
+def _after_their_parts(order: Sequence[int], parts: Mapping[int, set[int]]) -> list[int]:
+    """The same order with every merge moved behind the last of its members."""
     waiting, settled = list(order), list[int]()
     while waiting:
-        ready = next(
-            i for i in waiting if i not in mixtures or set(settled) >= set(mixtures[i].weights)
-        )
+        ready = next((i for i in waiting if parts.get(i, set()) <= set(settled)), waiting[0])
         settled.append(ready)
         waiting.remove(ready)
     return settled

@@ -20,8 +20,6 @@ from .specimen import Specimen, shared_matrices
 Float64 = NDArray[np.float64]
 Float32 = NDArray[np.float32]
 
-FAR_TAIL = 0.01
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Geometry:
@@ -58,23 +56,6 @@ class Geometry:
         length = self.square_distance(via, origin)
         return self.inner(child, via, origin=origin) / length if length > 0 else 0.0
 
-    def own_beta(self, child: int, via: int, *, origin: int, others: Sequence[int]) -> float:
-        """Beta along the part of the path to `via` that no other member shares.
-
-        Models trained on similar data move in similar directions; projecting the other members'
-        deltas out of the path leaves what only `via` learned. A child has that too, a sibling
-        does not.
-        """
-        if not others:
-            return self.beta(child, via, origin=origin)
-        spread = np.array([[self.inner(a, b, origin=origin) for b in others] for a in others])
-        to_via = np.array([self.inner(via, a, origin=origin) for a in others])
-        to_child = np.array([self.inner(child, a, origin=origin) for a in others])
-        explained = np.linalg.lstsq(spread, to_via, rcond=1e-8)[0]
-        own = self.square_distance(via, origin) - float(explained @ to_via)
-        shared = self.inner(child, via, origin=origin) - float(explained @ to_child)
-        return shared / own if own > 0 else 0.0
-
     def relative(self, a: int, b: int) -> float:
         """Distance of two members relative to the norm of the second."""
         return float(np.sqrt(self.square_distance(a, b)) / max(self.norms[b], 1e-30))
@@ -99,9 +80,7 @@ def measure_geometry(group: Sequence[Specimen], *, compute: Compute) -> Geometry
         rows = np.stack([one.blocks[name].values for one in group])
         gram += compute.gram(rows - rows[centre])
         norms += (rows.astype(np.float64) ** 2).sum(axis=1)
-        floor += [
-            float((one.blocks[name].half_ulp.astype(np.float64) ** 2).sum() / 3) for one in group
-        ]
+        floor += [one.blocks[name].floor for one in group]
     return Geometry(gram=gram, norms=np.sqrt(norms), floor=floor, blocks=blocks)
 
 
@@ -113,20 +92,3 @@ def _central(group: Sequence[Specimen], blocks: Sequence[str]) -> int:
         off = rows - rows.mean(axis=0, keepdims=True)
         away += np.einsum("ij,ij->i", off, off)
     return int(away.argmin())
-
-
-def far_beta(child: Specimen, via: Specimen, origin: Specimen, *, blocks: Sequence[str]) -> float:
-    """Beta over the weights that moved furthest from `origin` to `via`.
-
-    A child keeps the large moves of the model it came from: they are what that model learned. A
-    sibling that only shares part of the path keeps them in part. The furthest one per cent of
-    weights tells the two apart better than all of them, where later training blurs both.
-    """
-    path = np.concatenate([via.blocks[b].values - origin.blocks[b].values for b in blocks])
-    mine = np.concatenate([child.blocks[b].values - origin.blocks[b].values for b in blocks])
-    size = np.abs(path)
-    count = max(1, int(path.size * FAR_TAIL))
-    far = np.argpartition(size, path.size - count)[-count:]
-    x = path[far].astype(np.float64)
-    length = float(x @ x)
-    return float(x @ mine[far].astype(np.float64)) / length if length > 0 else 0.0

@@ -45,7 +45,22 @@ def _later_of(group: Sequence[Specimen], a: int, b: int) -> int:
     first, second = group[a].created, group[b].created
     if first is not None and second is not None and first != second:
         return a if first > second else b
-    return a if _followers(group, b) > _followers(group, a) else b
+    more, fewer = _followers(group, a), _followers(group, b)
+    if more == fewer:
+        return a if _is_widened(group[a], group[b]) else b
+    return a if fewer > more else b
+
+
+def _is_widened(one: Specimen, other: Specimen) -> bool:
+    """Whether `one` holds the other's type in a type of its own: its cast, and not its source.
+
+    A cast cannot add what its source did not have: a file of float16 in which every weight is a
+    bfloat16 comes from bfloat16.
+    """
+    names = [name for name in one.matrices() if name in other.blocks]
+    pairs = [(one.blocks[name], other.blocks[name]) for name in names]
+    widened = (a.dtype != b.dtype and a.grain == b.grain == b.dtype for a, b in pairs)
+    return bool(pairs) and all(widened)
 
 
 def _cast_bound(geometry: Geometry) -> Float64:
@@ -87,7 +102,9 @@ def arrow_llr(group: Sequence[Specimen], child: int, parent: int, *, geometry: G
     """
     step = compare(group[child], group[parent])
     writers_only = bool(step.changed) and all(b.writer for b in step.changed)
-    if writers_only and delta_shape(group[child], group[parent], step).is_edit:
+    # A single matrix changed by rank one is an insertion: it grows as any fresh step does.
+    projected = writers_only and len(step.changed) > 1
+    if projected and delta_shape(group[child], group[parent], step).is_edit:
         shrinks = geometry.norms[child] < geometry.norms[parent]
         return PROJECTION if shrinks else -PROJECTION
     return drift_llr(child, parent, geometry)

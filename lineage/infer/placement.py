@@ -8,8 +8,8 @@ Rules are tried from the exact to the statistical, and the first that applies de
 4. pruned: what did not vanish is the parent's;
 5. frozen: whole blocks are the parent's bit for bit, as an adapter or an edit leaves them;
 6. a merge: an affine mixture of members down to the floor of rounding;
-7. nearest: the nearest earlier member, unless the child lacks the large moves that this member
-   made from its own parent; then it is a sibling, and the parent lies further up the path.
+7. a blend: layers copied from several members, or weights mixed tensor by tensor or by masks;
+8. nearest: the nearest earlier member, or the ancestor of it whose path the child still keeps.
 """
 
 from __future__ import annotations
@@ -18,39 +18,44 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+from .blends import Blend, find_blend
 from .delta import on_grid_share, same_rows_permuted
 from .family import Family, mixture_of
-from .geometry import far_beta
-from .merges import Mixture
+from .laundered import Laundering, find_source
+from .likelihood import child_scorer, hidden_scorer
+from .merges import MIN_SHARE, Mixture
+from .path import MAX_OTHERS, PathClues, path_clues
+from .relation import SHUFFLED_ROWS
 
 FROZEN_SHARE = 0.1
+SAME_SHARE = 0.01
 ON_GRID = 0.999
-SHUFFLED_ROWS = 0.99
 FAR_APART = 0.5
-SAME_PATH = 0.92
-OWN_PATH = 0.7
-HIDDEN_PATH = 0.6
-HIDDEN_OWN_PATH = 0.5
 MAX_PATH = 32
-MAX_OTHERS = 64
+FAMILY_LIMIT = 64
+MAX_RIVALS = 6
+TRAINED = frozenset({"nearest", "frozen"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placement:
     """A decision for one member: the rule that made it and the members it names.
 
-    `kept` is False when the nearest member was ruled out as a sibling, and `beta` the lesser of the
-    two betas of the step that decided. `sibling` is set when the child shares a path with that
-    member which no published model explains.
+    `kept` is False when the nearest member was ruled out as a sibling; `odds` are the log-odds of
+    the chosen place on the path against the next best, and `clues` those of the step that decided.
+    `sibling` is set when the child shares a path with that member which nothing published explains.
     """
 
     child: int
     rule: str
     parents: tuple[int, ...]
     mixture: Mixture | None = None
+    blend: Blend | None = None
+    washing: Laundering | None = None
     kept: bool = True
     sibling: int | None = None
-    beta: float | None = None
+    odds: float | None = None
+    clues: PathClues | None = None
     measure: float | None = None
     passed_over: Mapping[int, str] = field(default_factory=dict)
 
@@ -65,12 +70,25 @@ def place(family: Family, child: int, placed: Mapping[int, Placement]) -> Placem
     near = family.nearest(child)
     if not near:
         return Placement(child=child, rule="root", parents=())
-    rules = (_copy, _shuffled, _quantized, _pruned, _frozen, _merge)
+    rules = (_copy, _shuffled, _quantized, _pruned, _washed)
     for rule in rules:
         decision = rule(family, child, near)
         if decision is not None:
             return decision
+    frozen = _frozen(family, child, near)
+    for merged in (_merge(family, child, near), _blended(family, child, placed)):
+        if merged is not None and (frozen is None or _leaves_alike(family, merged)):
+            return merged
+    if frozen is not None:
+        return frozen
     return _nearest(family, child, near, placed)
+
+
+def place_again(family: Family, child: int, placed: Mapping[int, Placement]) -> Placement:
+    """Decide a member that its nearest relatives placed once more, now that all are placed."""
+    if placed[child].rule != "nearest":
+        return placed[child]
+    return _nearest(family, child, family.nearest(child), placed)
 
 
 def _copy(family: Family, child: int, near: Sequence[int]) -> Placement | None:
@@ -79,6 +97,19 @@ def _copy(family: Family, child: int, near: Sequence[int]) -> Placement | None:
         return None
     first = min(same, key=lambda i: family.rank[i])
     return Placement(child=child, rule="copy", parents=(first,))
+
+
+def _washed(family: Family, child: int, near: Sequence[int]) -> Placement | None:
+    """A copy in which some blocks were permuted, rescaled or turned: far from all it resembles."""
+    if family.geometry.relative(child, near[0]) < FAR_APART:
+        return None
+    others = family.predecessors(child)[:FAMILY_LIMIT]
+    found = find_source(
+        family.members[child], [family.members[i] for i in others], compute=family.compute
+    )
+    if found is None or not found.done:
+        return None
+    return Placement(child=child, rule="washed", parents=(others[found.candidate],), washing=found)
 
 
 def _shuffled(family: Family, child: int, near: Sequence[int]) -> Placement | None:
@@ -139,13 +170,25 @@ def _frozen(family: Family, child: int, near: Sequence[int]) -> Placement | None
     most = max(share.values())
     if most < FROZEN_SHARE:
         return None
-    tied = [i for i in near if share[i] >= most - 0.01]
+    tied = [i for i in near if share[i] >= most - SAME_SHARE]
     passed = {
         i: f"{share[i]:.0%} of the weights frozen against {most:.0%}" for i in near if i not in tied
     }
     return Placement(
         child=child, rule="frozen", parents=(tied[0],), measure=most, passed_over=passed
     )
+
+
+def _leaves_alike(family: Family, merged: Placement) -> bool:
+    """Whether a merge that left whole blocks alone left those of all its members alone.
+
+    Adapters leave the same blocks alone, and so does their merge. An edit of one member can lie
+    within rounding of a sum of several, but its untouched blocks are that member's only.
+    """
+    if merged.blend is not None and merged.blend.method == "passthrough":
+        return True
+    shares = [family.delta(merged.child, i).frozen_share for i in merged.parents]
+    return max(shares) - min(shares) <= SAME_SHARE
 
 
 def _merge(family: Family, child: int, near: Sequence[int]) -> Placement | None:
@@ -158,37 +201,151 @@ def _merge(family: Family, child: int, near: Sequence[int]) -> Placement | None:
     )
 
 
-def _nearest(
-    family: Family, child: int, near: Sequence[int], placed: Mapping[int, Placement]
-) -> Placement:
-    """Follow the path to the nearest member for as long as the child keeps every step of it."""
-    path = _path_to(near[0], placed)
-    passed: dict[int, str] = {}
-    least, sibling, kept = None, None, True
-    for at, (origin, via) in enumerate(pairwise(path)):
-        beta = _path_kept(family, child, via, origin)
-        own = _own_path_kept(family, child, via, origin, placed)
-        least = min(beta, own + SAME_PATH - OWN_PATH)
-        if least >= SAME_PATH:
-            continue
-        passed[via] = f"a sibling: it keeps {min(beta, own):.2f} of the path from the parent"
-        if _shares_path(family, child, via, origin, own):
-            sibling = via
-        path, kept = path[: at + 1], False
-        break
+def _blended(family: Family, child: int, placed: Mapping[int, Placement]) -> Placement | None:
+    """A merge by tensors or by weights, over a base that its parents descend from."""
+    candidates = [i for i in family.predecessors(child) if not family.traits[i].quantized]
+
+    def is_base(base: int, parents: Sequence[int]) -> bool:
+        return all(descends(parent, base, placed) for parent in parents)
+
+    blend = find_blend(child, candidates, family.members, family.geometry, is_base=is_base)
+    if blend is None or min(blend.weights.values()) < MIN_SHARE:
+        return None
     return Placement(
         child=child,
-        rule="nearest",
-        parents=(path[-1],),
-        kept=kept,
-        sibling=sibling,
-        beta=least,
-        passed_over=passed,
+        rule="blend",
+        parents=tuple(blend.weights),
+        blend=blend,
+        measure=blend.explained,
     )
 
 
+def descends(member: int, ancestor: int, placed: Mapping[int, Placement]) -> bool:
+    """Whether a member comes from another by the decisions made so far."""
+    pending, seen = [member], set[int]()
+    while pending:
+        at = pending.pop()
+        if at == ancestor and at != member:
+            return True
+        if at in seen or at not in placed:
+            continue
+        seen.add(at)
+        pending += placed[at].parents
+    return False
+
+
+def _nearest(
+    family: Family, child: int, near: Sequence[int], placed: Mapping[int, Placement]
+) -> Placement:
+    """The member on the path to the nearest one that the child most likely branched off.
+
+    Each step of the path is weighed by its clues; the stop that explains all of them best is taken.
+    """
+    steps = _steps(family, child, _path_to(near[0], placed), placed)
+    stop, sure = _most_likely_stop([step.odds for step in steps])
+    parent = steps[stop].origin if stop < len(steps) else near[0]
+    refused = steps[stop] if stop < len(steps) else None
+    branch = _kept_branch(family, child, near, placed, parent, refused)
+    if branch is not None:
+        parent, steps, stop, sure = branch.via, [*steps[:stop], branch], stop + 1, branch.odds
+    told = refused or (steps[stop - 1] if steps else None)
+    return Placement(
+        child=child,
+        rule="nearest",
+        parents=(parent,),
+        kept=refused is None or branch is not None,
+        sibling=_hidden_sibling(refused) if branch is None else None,
+        odds=sure if steps else None,
+        clues=told.clues if told else None,
+        passed_over={} if refused is None else {refused.via: _refusal(refused)},
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PathStep:
+    """One step of a path held against a child: log-odds that the child keeps it."""
+
+    origin: int
+    via: int
+    clues: PathClues
+    odds: float
+
+
+def _steps(
+    family: Family, child: int, path: Sequence[int], placed: Mapping[int, Placement]
+) -> list[PathStep]:
+    return [
+        _step(family, child, via=via, origin=origin, placed=placed)
+        for origin, via in pairwise(path)
+    ]
+
+
+def _step(
+    family: Family, child: int, *, via: int, origin: int, placed: Mapping[int, Placement]
+) -> PathStep:
+    clues = path_clues(
+        family.members,
+        family.sample,
+        child=child,
+        via=via,
+        origin=origin,
+        others=_others(family, child, via, origin, placed),
+    )
+    return PathStep(origin=origin, via=via, clues=clues, odds=child_scorer().log_odds(clues))
+
+
+def _most_likely_stop(odds: Sequence[float]) -> tuple[int, float]:
+    """How many steps are kept, and the log-odds of that against the next best number.
+
+    If the child branched off after step j, the steps up to j are kept and those behind it are not:
+    against no step kept, the log-likelihood is the sum of the first j log-odds.
+    """
+    sums = [0.0]
+    for step in odds:
+        sums.append(sums[-1] + step)
+    best = max(range(len(sums)), key=sums.__getitem__)
+    others = [value for j, value in enumerate(sums) if j != best]
+    return best, sums[best] - max(others) if others else 0.0
+
+
+def _kept_branch(
+    family: Family,
+    child: int,
+    near: Sequence[int],
+    placed: Mapping[int, Placement],
+    parent: int,
+    refused: PathStep | None,
+) -> PathStep | None:
+    """Another child of `parent` whose step the model keeps, where the nearest one's it does not."""
+    if refused is None:
+        return None
+    own = family.geometry.square_distance(child, parent)
+    rivals = [
+        i
+        for i in near[1:MAX_RIVALS]
+        if i != refused.via
+        and _parent_of(i, placed) == parent
+        and family.geometry.square_distance(child, i) < own
+    ]
+    steps = [_step(family, child, via=i, origin=parent, placed=placed) for i in rivals]
+    best = max(steps, key=lambda step: step.odds, default=None)
+    return best if best is not None and best.odds > 0 else None
+
+
+def _hidden_sibling(refused: PathStep | None) -> int | None:
+    """The member that the child shares an unpublished parent with, where the clues say so."""
+    if refused is None or hidden_scorer().log_odds(refused.clues) <= 0:
+        return None
+    return refused.via
+
+
+def _refusal(step: PathStep) -> str:
+    clues = step.clues
+    return f"a sibling: log-odds {step.odds:+.1f}, {clues.own:.2f} of its own path kept"
+
+
 def _path_to(member: int, placed: Mapping[int, Placement]) -> list[int]:
-    """Ancestors of a member down to itself, as far as each has a single parent."""
+    """Ancestors of a member down to itself; of a merge, through the parent of the largest share."""
     path = [member]
     while (above := _parent_of(path[0], placed)) is not None and len(path) < MAX_PATH:
         path.insert(0, above)
@@ -197,33 +354,24 @@ def _path_to(member: int, placed: Mapping[int, Placement]) -> list[int]:
 
 def _parent_of(member: int, placed: Mapping[int, Placement]) -> int | None:
     decision = placed.get(member)
-    if decision is None or len(decision.parents) != 1:
-        return None
-    return decision.parents[0]
+    return decision.parents[0] if decision is not None and decision.parents else None
 
 
-def _path_kept(family: Family, child: int, via: int, origin: int) -> float:
-    members = family.members
-    return far_beta(members[child], members[via], members[origin], blocks=family.geometry.blocks)
-
-
-def _own_path_kept(
+def _others(
     family: Family, child: int, via: int, origin: int, placed: Mapping[int, Placement]
-) -> float:
-    """Beta along what only `via` learned; descendants of `via` do not count as others."""
-    others = [
+) -> list[int]:
+    """Members from the same origin that stand for shared data, nearest to `via` first.
+
+    Later ones too, once they are placed: what they have in common is known whoever came first.
+    """
+    squares = family.geometry.square_distance
+    found = [
         i
-        for i in family.predecessors(child)
-        if i not in (via, origin)
-        and not family.traits[i].lossy
-        and origin in _path_to(i, placed)
-        and via not in _path_to(i, placed)
+        for i, decision in placed.items()
+        if i not in (via, origin, child)
+        and decision.rule in TRAINED
+        and origin in (above := _path_to(i, placed))
+        and via not in above
+        and child not in above
     ]
-    return family.geometry.own_beta(child, via, origin=origin, others=others[:MAX_OTHERS])
-
-
-def _shares_path(family: Family, child: int, via: int, origin: int, own: float) -> bool:
-    """Whether both siblings have more in common than siblings trained apart do."""
-    beta = _path_kept(family, child, via, origin)
-    back = _path_kept(family, via, child, origin)
-    return min(beta, back) >= HIDDEN_PATH and own >= HIDDEN_OWN_PATH
+    return sorted(found, key=lambda i: squares(i, via))[:MAX_OTHERS]

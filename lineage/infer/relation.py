@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..records import Relation
-from .delta import Delta, DeltaShape, delta_shape
+from .delta import Delta, DeltaShape, delta_shape, same_rows_permuted
 from .specimen import Block, Specimen
-from .traits import Traits
+from .traits import Grid, Traits, rounded_grid
+
+SHUFFLED_ROWS = 0.99
+ROUNDED_BLOCKS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +42,11 @@ def classify(child: Specimen, parent: Specimen, *, delta: Delta, traits: Traits,
     if rule == "pruned":
         share = round(delta.pruned_share, 3)
         return Step(relation=Relation.PRUNE, detail={"fraction": share, "kind": "unstructured"})
+    if delta.changed and same_rows_permuted(child, parent) >= SHUFFLED_ROWS:
+        return Step(relation=Relation.COPY, detail={"method": "hidden units permuted"})
+    rounded = _rounded(child, parent, delta)
+    if rounded is not None:
+        return Step(relation=Relation.QUANTIZED, detail=rounded)
     shape = delta_shape(child, parent, delta)
     if shape.is_edit:
         return Step(relation=Relation.EDIT, detail=_edit(shape), shape=shape)
@@ -54,8 +62,19 @@ def _dtypes(one: Specimen) -> str:
     return "+".join(sorted({one.blocks[name].dtype for name in one.matrices()}))
 
 
+def _rounded(child: Specimen, parent: Specimen, delta: Delta) -> dict[str, Any] | None:
+    """The grid that most changed matrices were rounded to, too fine to show by itself."""
+    changed = delta.changed[:ROUNDED_BLOCKS]
+    found = [rounded_grid(child.blocks[b.name], parent.blocks[b.name]) for b in changed]
+    grids = [grid for grid in found if grid is not None]
+    return _grid_detail(grids) if len(grids) * 2 > len(found) else None
+
+
 def _grid(traits: Traits) -> dict[str, Any]:
-    grids = list(traits.grids.values())
+    return _grid_detail(list(traits.grids.values()))
+
+
+def _grid_detail(grids: Sequence[Grid]) -> dict[str, Any]:
     widest = max(grids, key=lambda g: sum(g == other for other in grids))
     kind = "symmetric" if widest.symmetric else "asymmetric"
     return {"format": "dequantized", "bits": widest.bits, "group": widest.group, "grid": kind}

@@ -6,11 +6,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..dtypes import ulp
+from ..dtypes import round_to, ulp
 from ..records import RoleKey
 from ..sketch.plan import is_matrix
 from ..sketch.sketch import Sketch
@@ -18,14 +19,16 @@ from ..sketch.sketch import Sketch
 Float32 = NDArray[np.float32]
 
 MIN_COMMON = 0.25
+NARROWER = {"F64": ("BF16", "F16"), "F32": ("BF16", "F16"), "F16": ("BF16",)}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Block:
     """One sampled tensor of a specimen, widened.
 
-    `values` (count,) float32; `half_ulp` (count,) float32: half the spacing of the published
-    dtype at each value, the most that rounding can have moved it.
+    `values` (count,) float32; `grain` the coarsest type that holds all of them, which is coarser
+    than `dtype` where a file was widened; `half_ulp` (count,) float32: half the spacing of the
+    published dtype at each value, the most that its rounding can have moved it.
     """
 
     key: RoleKey
@@ -35,11 +38,26 @@ class Block:
     dtype: str
     values: Float32
 
+    @cached_property
+    def grain(self) -> str:
+        """BF16 or F16 where every value is one, else the published dtype."""
+        if self.dtype in NARROWER:
+            for narrow in NARROWER[self.dtype]:
+                if np.array_equal(round_to(self.values, narrow), self.values):
+                    return narrow
+        return self.dtype
+
     @property
     def half_ulp(self) -> Float32:
         """(count,) float32 rounding bound; computed at each call to keep memory at one copy."""
         half: Float32 = ulp(self.values, self.dtype) * np.float32(0.5)
         return half
+
+    @property
+    def floor(self) -> float:
+        """Squared norm that rounding to the grain leaves: the sum of spacing^2 / 12."""
+        spacing = ulp(self.values, self.grain).astype(np.float64)
+        return float((spacing**2).sum() / 12)
 
     @property
     def columns(self) -> int:

@@ -18,8 +18,9 @@ from .specimen import Block, Specimen
 Float32 = NDArray[np.float32]
 
 GRID_BITS = (2, 3, 4, 5, 6, 8)
-GRID_GROUPS = (256, 128, 64, 32)
+GRID_GROUPS = (256, 128, 64, 32, 16)
 MIN_ON_GRID = 0.995
+MIN_ROUNDED = 0.98
 PROBE_ROWS = 16
 HEAD_SHARE = 16
 # Relative rounding of the published dtype: half a unit in the last place, at most.
@@ -150,6 +151,37 @@ def _lies_on(rows: Float32, grid: Grid, relative: float) -> bool:
         return False
     off = np.abs(levels - np.round(levels))[votes]
     return bool(np.mean(off <= slack[votes]) >= MIN_ON_GRID)
+
+
+def rounded_grid(child: Block, parent: Block) -> Grid | None:
+    """The grid that takes the parent's weights to the child's, or None.
+
+    Where a step is no larger than the rounding of the published type, weights do not show the grid
+    they lie on; but rounding the parent to it gives the child, weight by weight.
+    """
+    _, mine = complete_rows(child.values, start=child.start, columns=child.columns)
+    _, theirs = complete_rows(parent.values, start=parent.start, columns=parent.columns)
+    mine, theirs = mine[:PROBE_ROWS], theirs[:PROBE_ROWS]
+    if mine.size == 0 or np.array_equal(mine, theirs):
+        return None
+    slack = np.abs(mine) * np.float32(RELATIVE_HALF_ULP.get(child.dtype, 0.0)) + np.float32(1e-12)
+    columns = mine.shape[1]
+    for bits in GRID_BITS:
+        for group in (columns, *(g for g in GRID_GROUPS if g < columns and columns % g == 0)):
+            for symmetric in (True, False):
+                grid = Grid(bits=bits, group=group, symmetric=symmetric)
+                near = np.abs(_round_to_grid(theirs, grid) - mine) <= slack
+                if float(near.mean()) >= MIN_ROUNDED:
+                    return grid
+    return None
+
+
+def _round_to_grid(rows: Float32, grid: Grid) -> Float32:
+    grouped = rows.reshape(-1, grid.group)
+    levels, step = _levels(grouped, grid)
+    origin = 0 if grid.symmetric else grouped.min(axis=1, keepdims=True)
+    rounded: Float32 = (np.round(levels) * step + origin).reshape(rows.shape)
+    return rounded
 
 
 def _not_refuted(

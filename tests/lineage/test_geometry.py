@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from modelkin.lineage.compute import Compute
-from modelkin.lineage.infer.geometry import Geometry, far_beta, measure_geometry
+from modelkin.lineage.infer.geometry import Geometry, measure_geometry
 from modelkin.lineage.infer.specimen import Specimen
 
 CPU = Compute(device="cpu")
@@ -81,33 +81,6 @@ def test_beta_is_one_for_a_child_its_share_for_a_merge_and_nought_for_a_sibling(
     assert geometry.beta(2, 1, origin=0) == pytest.approx(1, abs=0.05)
     assert geometry.beta(3, 1, origin=0) == pytest.approx(0, abs=0.05)
     assert geometry.beta(4, 1, origin=0) == pytest.approx(0.3, abs=1e-3)
-
-
-def test_own_beta_takes_out_what_shared_data_explains() -> None:
-    base = fresh(1)
-    taught = [trained(base, seed=10 + i, data=7, common=0.7) for i in range(6)]
-    child = trained(taught[0], seed=30)
-    geometry = measured(
-        *(specimen_of(f"m{i}", w, dtype="F32") for i, w in enumerate([base, *taught, child]))
-    )
-    sibling, via, others = 2, 1, [3, 4, 5, 6]
-    assert geometry.beta(sibling, via, origin=0) == pytest.approx(0.49, abs=0.05)
-    own = geometry.own_beta(sibling, via, origin=0, others=others)
-    assert own < geometry.beta(sibling, via, origin=0) / 2
-    assert geometry.own_beta(7, via, origin=0, others=others) == pytest.approx(1, abs=0.05)
-    assert geometry.own_beta(7, via, origin=0, others=[]) == geometry.beta(7, via, origin=0)
-
-
-def test_far_moves_are_kept_by_a_child_only() -> None:
-    base = fresh(1)
-    via = trained(base, seed=2)
-    group = [base, via, trained(via, seed=3), trained(base, seed=4)]
-    origin, one, child, sibling = (specimen_of(str(i), w) for i, w in enumerate(group))
-    blocks = origin.matrices()
-    assert far_beta(child, one, origin, blocks=blocks) == pytest.approx(1, abs=0.05)
-    assert abs(far_beta(sibling, one, origin, blocks=blocks)) < 0.1
-    assert far_beta(one, one, origin, blocks=blocks) == pytest.approx(1)
-    assert far_beta(child, origin, origin, blocks=blocks) == 0
 
 
 def test_only_common_blocks_are_measured() -> None:

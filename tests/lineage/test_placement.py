@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import pytest
 from families import (
     Weights,
@@ -18,10 +21,18 @@ from families import (
     trained,
     whole_family,
 )
+from hypothesis import given
+from hypothesis import strategies as st
 
 from modelkin.lineage.compute import Compute
 from modelkin.lineage.infer.family import Family, assemble, mixture_of
-from modelkin.lineage.infer.placement import Placement, place
+from modelkin.lineage.infer.placement import (
+    Placement,
+    _most_likely_stop,
+    descends,
+    place,
+    place_again,
+)
 
 CPU = Compute(device="cpu")
 RULES = {
@@ -53,6 +64,8 @@ def placed(
     decisions: dict[int, Placement] = {}
     for child in family.order:
         decisions[child] = place(family, child, decisions)
+    for child in family.order:
+        decisions[child] = place_again(family, child, decisions)
     return family, {family.members[i].node: one for i, one in decisions.items()}
 
 
@@ -194,3 +207,143 @@ def test_the_first_of_a_family_is_its_root() -> None:
     _, decisions = placed({"base": published(fresh(13)), "other": published(fresh(14))})
     assert decisions["base"].rule == "root"
     assert decisions["base"].parents == ()
+
+
+# The path to the nearest member
+
+
+def chances(odds: Sequence[float]) -> list[float]:
+    """Likelihood of each number of steps kept, from the probability of every step."""
+    kept = [1 / (1 + math.exp(-x)) for x in odds]
+    return [math.prod([*kept[:j], *(1 - p for p in kept[j:])]) for j in range(len(odds) + 1)]
+
+
+@given(odds=st.lists(st.floats(-6, 6), max_size=12))
+def test_the_most_likely_stop_is_the_one_of_the_highest_chance(odds: list[float]) -> None:
+    stop, sure = _most_likely_stop(odds)
+    every = chances(odds)
+    assert every[stop] == pytest.approx(max(every), rel=1e-9)
+    second = sorted(every)[-2] if odds else every[stop]
+    assert sure == pytest.approx(math.log(every[stop] / second), abs=1e-9)
+
+
+@given(odds=st.lists(st.floats(0.01, 6), max_size=12))
+def test_a_path_of_which_every_step_is_kept_is_followed_to_its_end(odds: list[float]) -> None:
+    assert _most_likely_stop(odds)[0] == len(odds)
+
+
+@given(
+    before=st.lists(st.floats(1, 6), max_size=4),
+    after=st.lists(st.floats(-6, -0.01), min_size=1, max_size=4),
+)
+def test_steps_that_are_not_kept_end_the_path(before: list[float], after: list[float]) -> None:
+    assert _most_likely_stop([*before, *after])[0] == len(before)
+
+
+def test_a_doubtful_step_is_taken_when_later_ones_are_surely_kept() -> None:
+    """A child of the end of a path keeps all of it: each step bears witness for those before."""
+    assert _most_likely_stop([-0.1])[0] == 0
+    assert _most_likely_stop([-0.1, 5.0])[0] == 2
+    assert _most_likely_stop([5.0, -0.1, 5.0])[0] == 3
+    assert _most_likely_stop([5.0, -4.0, 1.0]) == (1, pytest.approx(3.0))
+
+
+@pytest.mark.parametrize("dated", [True, False])
+def test_placing_again_keeps_exact_decisions_and_the_order_of_descent(dated: bool) -> None:
+    weights, _ = whole_family(20)
+    family = assemble(specimens_of(weights, dated=dated), compute=CPU)
+    first: dict[int, Placement] = {}
+    for child in family.order:
+        first[child] = place(family, child, first)
+    for child, one in first.items():
+        again = place_again(family, child, first)
+        assert again.child == child
+        assert all(family.rank[parent] < family.rank[child] for parent in again.parents)
+        if one.rule != "nearest":
+            assert again is one
+        else:
+            assert again.rule == "nearest"
+            assert again.parents == one.parents
+
+
+def test_later_siblings_tell_what_an_early_one_has_in_common_with_the_first() -> None:
+    """The second of six children knows nobody but the first when it is placed."""
+    base = published(fresh(2))
+    models = {"base": base}
+    models |= {
+        f"s{i}": published(trained(base, seed=5 + i, data=4, common=0.75, size=0.05))
+        for i in range(6)
+    }
+    family = assemble(specimens_of(models), compute=CPU)
+    alone: dict[int, Placement] = {}
+    for child in family.order:
+        alone[child] = place(family, child, alone)
+    again = place_again(family, 2, alone)
+    assert again.parents == (0,)
+    assert again.clues is not None
+    assert alone[2].clues is not None
+    assert again.clues.own < alone[2].clues.own
+    assert abs(again.clues.excess) < abs(alone[2].clues.excess)
+
+
+def test_the_step_that_decided_is_kept_with_the_decision() -> None:
+    base = published(fresh(3))
+    tuned = published(trained(base, seed=4, size=0.06))
+    models = {"base": base, "tuned": tuned, "next": published(trained(tuned, seed=5, size=0.04))}
+    family, decisions = placed(models)
+    told = decisions["next"]
+    assert parents(family, told) == {"tuned"}
+    assert told.kept
+    assert told.odds is not None
+    assert told.odds > 0
+    assert told.clues is not None
+    assert told.clues.own == pytest.approx(1, abs=0.05)
+    assert told.sibling is None
+    assert not told.passed_over
+    first = decisions["tuned"]
+    assert (first.odds, first.clues, first.kept) == (None, None, True)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_branch_that_is_kept_is_found_behind_a_nearer_one_that_is_not(seed: int) -> None:
+    """A child can learn so much like a sibling of its parent that it ends up nearer to that."""
+    base = published(fresh(seed))
+    true = published(trained(base, seed=50 * seed + 1, size=0.02))
+    alike, *rest = (published(trained(base, seed=50 * seed + 2 + i, size=0.05)) for i in range(3))
+    child = merged([true, alike, base], [1, 0.6, -0.6])
+    models = {"base": base, "a": rest[0], "b": rest[1], "true": true, "alike": alike}
+    models["child"] = published(trained(child, seed=50 * seed + 30, size=0.01))
+    family, decisions = placed(models)
+    assert [family.members[i].node for i in family.nearest(5)[:2]] == ["alike", "true"]
+    told = decisions["child"]
+    assert parents(family, told) == {"true"}
+    assert told.kept
+    assert told.sibling is None
+    assert told.odds is not None
+    assert told.odds > 0
+    assert [family.members[i].node for i in told.passed_over] == ["alike"]
+
+
+def line(*parents: tuple[int, ...]) -> dict[int, Placement]:
+    return {
+        i: Placement(child=i, rule="nearest" if above else "root", parents=above)
+        for i, above in enumerate(parents)
+    }
+
+
+def test_descent_goes_through_every_parent_and_never_to_oneself() -> None:
+    tree = line((), (0,), (0,), (1, 2), (3,), ())
+    assert all(descends(i, 0, tree) for i in (1, 2, 3, 4))
+    assert descends(4, 1, tree)
+    assert descends(4, 2, tree)
+    assert not descends(1, 2, tree)
+    assert not descends(0, 4, tree)
+    assert not descends(3, 3, tree)
+    assert not descends(5, 0, tree)
+    assert not descends(9, 0, tree)
+
+
+def test_descent_ends_in_a_circle_of_parents() -> None:
+    ring = line((2,), (0,), (1,), ())
+    assert descends(2, 0, ring)
+    assert not descends(2, 3, ring)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -79,6 +80,23 @@ def test_a_trained_family_is_placed(family: dict[str, Weights], dated: bool) -> 
         "second": pytest.approx(0.5, abs=0.02),
     }
     assert found.hidden == ()
+
+
+def test_names_and_order_do_not_place_a_trained_family(family: dict[str, Weights]) -> None:
+    """Names in reverse, members in reverse: the same edges with the same confidence."""
+    group = specimens_of(family)
+    renamed = {one.node: f"z{len(group) - i}" for i, one in enumerate(group)}
+    turned = [replace(one, node=renamed[one.node]) for one in reversed(group)]
+    straight, found = (
+        infer_bucket(part, compute=Compute(device="cpu")) for part in (group, turned)
+    )
+    assert {(renamed[e.child], renamed[e.parent], e.relation) for e in straight.edges} == {
+        (e.child, e.parent, e.relation) for e in found.edges
+    }
+    confidence = {(e.child, e.parent): e.confidence for e in found.edges}
+    for edge in straight.edges:
+        same = confidence[renamed[edge.child], renamed[edge.parent]]
+        assert same == pytest.approx(edge.confidence, abs=1e-6)
 
 
 def test_a_model_trained_on_the_same_text_is_no_kin(family: dict[str, Weights]) -> None:

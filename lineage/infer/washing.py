@@ -1,0 +1,119 @@
+"""Laundered models among the roots of a bucket: the source of a model that resembles nobody.
+
+Only models without a parent are looked at, and only against models of other families of their
+shape. A laundered model may have children of its own, so a whole family can hang from the edge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from ..compute import Compute
+from ..records import Clue, InferredEdge, Relation
+from .evidence import EXACT, sum_confidence
+from .laundered import SAME_ROWS, Laundering, find_source
+from .specimen import Specimen
+
+FAMILY_LIMIT = 256
+# Twice the square of bfloat16's spacing, for either side and the folded gains: rounding, no more.
+ROUNDING = 6 * 2.0**-16
+
+
+def find_sources(
+    group: Sequence[Specimen], edges: Sequence[InferredEdge], *, compute: Compute
+) -> list[InferredEdge]:
+    """Edges from laundered roots to their sources.
+
+    Parameters
+    ----------
+    group : all specimens of a bucket.
+    edges : what is believed among them; models that hang together by them are not compared.
+
+    Notes
+    -----
+    Half a second a root; at most 256 candidates a root are looked at, those with most kin first.
+    """
+    family = _families(group, edges)
+    sizes: dict[str, int] = {}
+    for root in family.values():
+        sizes[root] = sizes.get(root, 0) + 1
+    return [edge for one in group for edge in _source_of(one, group, family, sizes, compute)]
+
+
+def _source_of(
+    one: Specimen,
+    group: Sequence[Specimen],
+    family: Mapping[str, str],
+    sizes: Mapping[str, int],
+    compute: Compute,
+) -> Iterator[InferredEdge]:
+    root = family[one.node]
+    if root != one.node:
+        return
+    others = [other for other in group if family[other.node] != root]
+    if one.created is None:
+        # Washing can be undone: without dates the smaller family is the washed one.
+        others = [other for other in others if sizes[family[other.node]] > sizes[root]]
+    others.sort(key=lambda other: -sizes[family[other.node]])
+    found = find_source(one, others[:FAMILY_LIMIT], compute=compute) if others else None
+    if found is not None and found.done:
+        yield _edge(one, others[found.candidate], found)
+
+
+def _families(group: Sequence[Specimen], edges: Sequence[InferredEdge]) -> dict[str, str]:
+    """Node -> the root it descends from by the first parent of each; roots are their own."""
+    parent: dict[str, str] = {}
+    for edge in edges:
+        parent.setdefault(edge.child, edge.parent)
+    roots: dict[str, str] = {}
+    for one in group:
+        at, seen = one.node, set[str]()
+        while at in parent and at not in seen:
+            seen.add(at)
+            at = parent[at]
+        roots[one.node] = at
+    return roots
+
+
+def washing_clues(found: Laundering) -> tuple[Clue, Clue]:
+    """What speaks for a laundered edge, and how near the two are once the washing is undone."""
+    return (
+        Clue(
+            kind="permutation",
+            statistic="agreement of hidden units once the washing is undone",
+            value=found.agreement,
+            llr=EXACT,
+            p_value=found.p_value,
+            n=found.units,
+        ),
+        Clue(
+            kind="distance",
+            statistic="what is left of one minus the squared cosines",
+            value=found.residual,
+        ),
+    )
+
+
+def washed_relation(found: Laundering) -> Relation:
+    """A copy when undoing the washing leaves rounding only, else a fine-tune."""
+    exact = found.exact >= SAME_ROWS or found.residual <= ROUNDING
+    return Relation.COPY if exact else Relation.FINETUNE
+
+
+def washing_detail(found: Laundering) -> dict[str, object]:
+    """What was done to the source."""
+    return {"method": "laundered", "undone": list(found.done)}
+
+
+def _edge(child: Specimen, source: Specimen, found: Laundering) -> InferredEdge:
+    dated = child.created is not None and source.created is not None
+    clues = washing_clues(found)
+    return InferredEdge(
+        child=child.node,
+        parent=source.node,
+        relation=washed_relation(found),
+        confidence=sum_confidence(clues),
+        direction_confidence=0.97 if dated else 0.5,
+        detail=washing_detail(found),
+        clues=clues,
+    )
