@@ -1,9 +1,10 @@
-"""Fit how often a place on a path is right, given its log-odds: Platt's sigmoid.
+"""Fit how often an edge is right: by its log-odds on a path, or decided by an exact rule.
 
     nice python benchmarks/calibrate.py ZOO [ZOO ...] [--write]
 
-The zoos must not be the ones that accuracy is measured on. Every edge that was decided by weighing
-a path, with dates and without, is held against the truth; `--write` puts slope and intercept into
+The zoos must not be the ones that accuracy is measured on. Every edge is held against the truth,
+with dates and without: those decided by weighing a path give the slope and intercept of Platt's
+sigmoid, the others the share that is right. `--write` puts both into
 `lineage/infer/likelihood.json`.
 
 References
@@ -17,7 +18,7 @@ import argparse
 import json
 import math
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,9 +30,10 @@ from zoo_scoring import resolve
 
 from modelkin.store import Registry
 
-PATHS = """
-SELECT e.child, e.parent, v.value FROM v1.edges e JOIN v1.evidence v USING (evidence_id)
-WHERE e.inferred AND v.kind = 'geometry' AND v.statistic LIKE 'log-odds of this place%'
+EDGES = """
+SELECT e.child, e.parent, max(v.value) FILTER (
+    v.kind = 'geometry' AND v.statistic LIKE 'log-odds of this place%') AS odds
+FROM v1.edges e JOIN v1.evidence v USING (evidence_id) WHERE e.inferred GROUP BY ALL
 """
 
 
@@ -41,12 +43,23 @@ def main() -> None:
     parser.add_argument("zoos", type=Path, nargs="+", metavar="ZOO")
     parser.add_argument("--write", action="store_true")
     asked = parser.parse_args()
-    cases = [
-        case for zoo in asked.zoos for dated in (True, False) for case in placed(zoo, dated=dated)
-    ]
-    odds, right = np.array([o for o, _ in cases]), np.array([r for _, r in cases], dtype=float)
+    fitted: dict[str, object] = {"zoos": [zoo.name for zoo in asked.zoos]}
+    for name, dated in (("dated", True), ("undated", False)):
+        cases = [case for zoo in asked.zoos for case in placed(zoo, dated=dated)]
+        fitted[name] = fit(cases)
+        print(f"{name}: {fitted[name]}")
+    if asked.write:
+        learned = json.loads(TARGET.read_text(encoding="utf-8"))
+        learned["calibration"] = fitted
+        TARGET.write_text(json.dumps(learned, indent=1) + "\n", encoding="utf-8")
+
+
+def fit(cases: Sequence[tuple[float | None, bool]]) -> dict[str, float]:
+    """Sigmoid of the path edges and share of exact edges that are right, with a table of both."""
+    on_path = [(odds, right) for odds, right in cases if odds is not None]
+    odds = np.array([one for one, _ in on_path])
+    right = np.array([one for _, one in on_path], dtype=float)
     slope, intercept = platt(odds, right)
-    print(f"{len(cases)} edges, {right.mean():.3f} right; {slope=:.3f} {intercept=:.3f}")
     print("| log-odds | edges | right | said |\n|---|---|---|---|")
     for low, high in ((-9, 0.5), (0.5, 1), (1, 2), (2, 3), (3, 4), (4, 99)):
         inside = (odds >= low) & (odds < high)
@@ -54,15 +67,18 @@ def main() -> None:
             said = 1 / (1 + np.exp(-(slope * odds[inside] + intercept)))
             told = f"{right[inside].mean():.2f} | {said.mean():.2f}"
             print(f"| {low} to {high} | {inside.sum()} | {told} |")
-    if asked.write:
-        learned = json.loads(TARGET.read_text(encoding="utf-8"))
-        fitted = {"slope": round(slope, 4), "intercept": round(intercept, 4)}
-        learned["calibration"] = fitted | {"zoos": [zoo.name for zoo in asked.zoos]}
-        TARGET.write_text(json.dumps(learned, indent=1) + "\n", encoding="utf-8")
+    exact = [right for one, right in cases if one is None]
+    share = (sum(exact) + 1) / (len(exact) + 2)
+    print(f"| exact rules | {len(exact)} | {share:.3f} | |")
+    return {
+        "slope": round(slope, 4),
+        "intercept": round(intercept, 4),
+        "exact": round(share, 4),
+    }
 
 
-def placed(zoo: Path, *, dated: bool) -> Iterator[tuple[float, bool]]:
-    """Log-odds of each edge decided on a path, and whether it is right."""
+def placed(zoo: Path, *, dated: bool) -> Iterator[tuple[float | None, bool]]:
+    """Log-odds of each edge (None for an exact rule), and whether it is right."""
     with tempfile.TemporaryDirectory() as folder:
         hidden = blind(zoo, Path(folder) / "models")
         store = Path(folder) / "store"
@@ -73,8 +89,9 @@ def placed(zoo: Path, *, dated: bool) -> Iterator[tuple[float, bool]]:
             if edge in hidden.truth.edges
         }
         with Registry.open(store, read_only=True) as registry:
-            for child, parent, odds in registry.sql(PATHS).fetchall():
-                yield float(odds), (child, parent) in right
+            for child, parent, odds in registry.sql(EDGES).fetchall():
+                if child in hidden.truth.shown:
+                    yield odds, (child, parent) in right
 
 
 def platt(

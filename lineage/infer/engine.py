@@ -181,7 +181,7 @@ def _edge(
         child=family.members[decision.child].node,
         parent=family.members[parent].node,
         relation=step.relation,
-        confidence=edge_confidence(decision, clues),
+        confidence=edge_confidence(decision, clues, dated=family.dated),
         direction_confidence=sum_confidence(arrows, prior=0.0),
         detail=step.detail,
         share=share,

@@ -15,7 +15,7 @@ import numpy as np
 from ..records import Clue
 from .family import Family
 from .kinship import Kinship
-from .likelihood import child_scorer, path_confidence
+from .likelihood import child_scorer, exact_share, path_confidence
 from .order import arrow_llr
 from .placement import Placement
 from .relation import Step
@@ -32,11 +32,14 @@ def sum_confidence(clues: Sequence[Clue], *, prior: float = PRIOR) -> float:
     return float(np.clip(1 / (1 + math.exp(-total)), 0.01, 0.999))
 
 
-def edge_confidence(decision: Placement, clues: Sequence[Clue]) -> float:
-    """Probability that an edge is right: calibrated where a path was weighed, else summed."""
+def edge_confidence(decision: Placement, clues: Sequence[Clue], *, dated: bool) -> float:
+    """Probability that an edge is right: calibrated where a path was weighed, else summed.
+
+    A sum of exact clues is bounded by how often exact rules were right.
+    """
     if decision.rule == "nearest" and decision.odds is not None:
-        return path_confidence(decision.odds)
-    return sum_confidence(clues)
+        return path_confidence(decision.odds, dated=dated)
+    return sum_confidence(clues) * exact_share(dated=dated)
 
 
 def edge_clues(

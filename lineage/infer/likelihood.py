@@ -117,13 +117,23 @@ def hidden_scorer() -> Scorer:
     return _scorers()["hidden"]
 
 
-def path_confidence(odds: float) -> float:
-    """How often a place on a path with these log-odds was right in zoos that were learned from.
+def path_confidence(odds: float, *, dated: bool) -> float:
+    """How often a place on a path with these log-odds was right in the zoos learned from.
 
-    Platt's sigmoid: slope and intercept stand in `likelihood.json`.
+    Platt's sigmoid; slope and intercept stand in `likelihood.json`, with and without dates.
     """
-    fitted = _learned()["calibration"]
+    fitted = _calibration(dated)
     return float(1 / (1 + np.exp(-(fitted["slope"] * odds + fitted["intercept"]))))
+
+
+def exact_share(*, dated: bool) -> float:
+    """How often an edge that an exact rule decided was right there: equality is not descent."""
+    return float(_calibration(dated)["exact"])
+
+
+def _calibration(dated: bool) -> dict[str, float]:
+    fitted: dict[str, float] = _learned()["calibration"]["dated" if dated else "undated"]
+    return fitted
 
 
 def error_rates() -> dict[str, float]:
