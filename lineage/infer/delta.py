@@ -24,7 +24,7 @@ Float64 = NDArray[np.float64]
 TOP_DIRECTIONS = 4
 EDIT_ENERGY = 0.9
 EDIT_COHERENCE = 0.9
-LOW_RANK_SHARE = 0.25
+LOW_RANK_SHARE = 0.5
 NOISE_MARGIN = 1.5
 
 
@@ -190,7 +190,7 @@ class DeltaShape:
     median over changed blocks. `coherence`: agreement, in [0, 1], of the leading left factors of
     the writer bands; 1 when one direction of the residual stream is shared by all.
     `rank`: directions above the rounding noise, the largest over blocks; `full`: whether some
-    changed block has more of them than a quarter of the rows sampled.
+    changed block has more of them than half of the rows sampled.
     """
 
     writers_only: bool

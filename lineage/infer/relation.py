@@ -92,7 +92,8 @@ def _edit(shape: DeltaShape) -> dict[str, Any]:
 
 def _tuned(child: Specimen, parent: Specimen, shape: DeltaShape, delta: Delta) -> dict[str, Any]:
     detail: dict[str, Any] = {"method": "full"}
-    if shape.is_low_rank and delta.frozen_share > 0:
+    # An adapter leaves something alone: whole matrices, or all norms and embeddings.
+    if shape.is_low_rank and (delta.frozen_share > 0 or delta.same_elsewhere):
         detail = {"method": "lora", "rank": shape.rank}
     extended = _vocabulary(child.blocks.get("embed"), parent.blocks.get("embed"))
     return detail | ({"vocabulary": extended} if extended else {})
