@@ -48,9 +48,9 @@ class ScanPlan:
     """What to scan: the listing's narrowing, a filter of the listed, shapes worth a sketch.
 
     `skip` gives the reason why a listed model is not visited, or None. `target` names the
-    release of a map: it is visited before anything is listed, only models of its shape are
-    sketched, and together with the source and `parameters` (plain JSON) it identifies a scan that
-    can be resumed.
+    release of a map: it is visited before anything is listed, only models of its shape, or of one
+    kindred to it, are sketched, and together with the source and `parameters` (plain JSON) it
+    identifies a scan that can be resumed.
     """
 
     kind: str = "scan"

@@ -58,7 +58,7 @@ class Visitor:
     sketches : where sketches are kept.
     known : facts of revisions already sketched under this plan, by weights digest: a model whose
         weight files have the digests of a known one is a copy, and none of its bytes is read.
-    shapes : when not empty, only models of these shape keys are sketched.
+    shapes : when not empty, only models of these shape keys, or kindred to one, are sketched.
     clock : monotonic seconds.
     reading : locks by weights digest, so that of two copies visited at once one is read.
     """

@@ -16,14 +16,17 @@ from families import (
     published,
     quantized,
     specimen_of,
+    specimens_of,
     trained,
 )
 
 from modelkin.lineage.compute import Compute
+from modelkin.lineage.infer.engine import infer_bucket
 from modelkin.lineage.infer.kinship import measure_kinship
 from modelkin.lineage.infer.laundered import Laundering, find_source
 from modelkin.lineage.infer.specimen import Specimen
 from modelkin.lineage.infer.unwash import procrustes
+from modelkin.lineage.records import Relation
 
 HEAD = 16
 QUERIES = 2
@@ -265,3 +268,29 @@ def test_procrustes_undoes_a_rotation(rows: int, width: int) -> None:
     assert u.shape == v.shape == (width, min(rows, width))
     np.testing.assert_allclose(a @ u, b @ v, atol=1e-5)
     np.testing.assert_allclose(u.T @ u, np.eye(u.shape[1]), atol=1e-5)
+
+
+@pytest.mark.parametrize("dated", [True, False])
+def test_a_bucket_hangs_a_washed_family_under_its_source(dated: bool) -> None:
+    """A turned model resembles nobody; it and its child hang together under what it was."""
+    draw = np.random.default_rng(7)
+    base = published(fresh(70))
+    chat = published(trained(base, seed=71, size=0.2))
+    turned = published(rotate(chat, draw))
+    models = {
+        "base": base,
+        "chat": chat,
+        "first": published(trained(chat, seed=72, size=0.05)),
+        "second": published(trained(chat, seed=73, size=0.05)),
+        "turned": turned,
+        "child": published(trained(turned, seed=74, size=0.05)),
+        "stranger": published(fresh(75)),
+    }
+    found = infer_bucket(specimens_of(models, dated=dated), compute=CPU)
+    parents = {edge.child: edge for edge in found.edges}
+    assert parents["turned"].parent == "chat"
+    assert parents["turned"].relation is Relation.COPY
+    assert parents["turned"].detail == {"method": "laundered", "undone": ["basis-rotation"]}
+    assert parents["child"].parent == "turned"
+    assert "stranger" not in parents
+    assert "stranger" not in {edge.parent for edge in found.edges}

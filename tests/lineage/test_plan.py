@@ -17,6 +17,7 @@ from modelkin.lineage.sketch.plan import (
     choose_places,
     is_matrix,
     is_writer,
+    kindred_shapes,
     shape_key,
     spans_of,
 )
@@ -328,3 +329,18 @@ def test_any_shape_gives_spans_inside_the_tensors(
 def test_spans_are_named_after_their_tensors() -> None:
     assert Span(key=RoleKey(role="mlp.up", layer=3), start=0, count=1).name == "3.mlp.up"
     assert {span.name for span in spans(shapes_of(SMALL)).values()} >= {"embed", "0.attn.v"}
+
+
+def test_shapes_of_one_width_and_the_same_roles_are_kindred() -> None:
+    whole = "L4;attn.o=64x64;attn.v=32x64;mlp.down=64x160;mlp.up=160x64"
+    shallow = "L3;attn.o=64x64;attn.v=32x64;mlp.down=64x160;mlp.up=160x64"
+    narrow = "L4;attn.o=64x48;attn.v=16x64;mlp.down=64x120;mlp.up=120x64"
+    wider = "L4;attn.o=96x96;attn.v=32x96;mlp.down=96x160;mlp.up=160x96"
+    gated = whole + ";mlp.gate=160x64"
+    digest = "L4;0123456789abcdef"
+    assert kindred_shapes(whole, shallow)
+    assert kindred_shapes(narrow, whole)
+    assert kindred_shapes(digest, digest)
+    for other in (wider, gated, digest):
+        assert not kindred_shapes(whole, other)
+        assert not kindred_shapes(other, whole)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -152,3 +153,25 @@ def test_a_store_without_sketches_infers_nothing(tmp_path: Path) -> None:
     scan_once(tmp_path / "store", FolderSource(tmp_path / "hub"))
     report: Any = infer_once(tmp_path / "store")
     assert (report.buckets, report.models, report.pairs, report.edges) == (0, 0, 0, 0)
+
+
+def test_a_child_with_a_layer_fewer_is_found_across_buckets(tmp_path: Path) -> None:
+    base = tiny_weights("deep", layers=4)
+    cut = {name: value for name, value in base.items() if ".layers.3." not in name}
+    cut |= {
+        name.replace(".layers.3.", ".layers.2."): value
+        for name, value in base.items()
+        if ".layers.3." in name
+    }
+    write_model(tmp_path / "hub", "lab/deep", base)
+    write_model(tmp_path / "hub", "ann/cut", cut)
+    write_model(tmp_path / "hub", "cat/other", tiny_weights("stranger", layers=3))
+    date_in_order(tmp_path / "hub", "lab/deep", "ann/cut", "cat/other")
+    scan_served(tmp_path / "store", tmp_path / "hub")
+    infer_once(tmp_path / "store")
+    edges = rows_of(
+        tmp_path / "store", "SELECT child, parent, relation, detail FROM v1.edges WHERE inferred"
+    )
+    ((child, parent, relation, detail),) = edges
+    assert (child, parent, relation) == ("ann/cut", "lab/deep", "prune")
+    assert json.loads(detail) == {"kind": "depth", "layers": [0, 1, 3]}
