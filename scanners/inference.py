@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from ..lineage.compute import Compute
 from ..lineage.errors import MalformedFile, RegistryError
 from ..lineage.infer.across import infer_across
+from ..lineage.infer.circles import without_circles
 from ..lineage.infer.engine import CODE_VERSION, Inference, infer_bucket
 from ..lineage.infer.specimen import Specimen, specimen
 from ..lineage.records import RoleKey
@@ -88,7 +89,8 @@ def _across_buckets(
     everyone: Sequence[Specimen], found: Sequence[Inference], compute: Compute
 ) -> Inference:
     """Parents of another shape, for models that have none of their own."""
-    parents = {edge.child: edge.parent for one in found for edge in one.edges}
+    known = [edge for one in found for edge in one.edges]
+    parents = {edge.child: edge.parent for edge in known}
     roots = [one for one in everyone if one.node not in parents]
     # In a large store only models that something descends from are worth the comparison.
     candidates = everyone
@@ -98,7 +100,7 @@ def _across_buckets(
     with one_thread_if(len(roots) < SMALL_BUCKET):
         across = infer_across(roots, candidates, compute=compute, parents=parents)
     return Inference(
-        edges=across.edges,
+        edges=tuple(without_circles(across.edges, known)),
         rejected=across.rejected,
         pairs_tested=across.pairs_tested,
         pairs_related=across.pairs_related,

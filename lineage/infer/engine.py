@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from ..compute import Compute
 from ..records import Clue, InferredEdge, RejectedParent, Relation
 from .blends import Blend
+from .circles import without_circles
 from .evidence import direction_clues, edge_clues, edge_confidence, kinship_clue, sum_confidence
 from .family import Family, assemble
 from .kinship import Kinship, families, measure_kinship
@@ -64,7 +65,7 @@ def infer_bucket(
     parts = [part for part in comparable_parts(ordered) if len(part) > 1]
     found = [_infer_part(part, compute) for part in parts]
     edges = [edge for one in found for edge in one.edges]
-    edges += find_sources(ordered, edges, compute=compute)
+    edges += without_circles(find_sources(ordered, edges, compute=compute), edges)
     return Inference(
         edges=tuple(edges),
         rejected=tuple(lost for one in found for lost in one.rejected),

@@ -76,9 +76,11 @@ def place(family: Family, child: int, placed: Mapping[int, Placement]) -> Placem
         if decision is not None:
             return decision
     frozen = _frozen(family, child, near)
-    for merged in (_merge(family, child, near), _blended(family, child, placed)):
-        if merged is not None and (frozen is None or _leaves_alike(family, merged)):
-            return merged
+    merged = _merge(family, child)
+    if merged is None or not _outweighs(family, merged, frozen):
+        merged = _blended(family, child, placed)
+    if merged is not None and _outweighs(family, merged, frozen):
+        return merged
     if frozen is not None:
         return frozen
     return _nearest(family, child, near, placed)
@@ -179,19 +181,20 @@ def _frozen(family: Family, child: int, near: Sequence[int]) -> Placement | None
     )
 
 
-def _leaves_alike(family: Family, merged: Placement) -> bool:
+def _outweighs(family: Family, merged: Placement, frozen: Placement | None) -> bool:
     """Whether a merge that left whole blocks alone left those of all its members alone.
 
     Adapters leave the same blocks alone, and so does their merge. An edit of one member can lie
     within rounding of a sum of several, but its untouched blocks are that member's only.
     """
-    if merged.blend is not None and merged.blend.method == "passthrough":
+    stacked = merged.blend is not None and merged.blend.method == "passthrough"
+    if frozen is None or stacked:
         return True
     shares = [family.delta(merged.child, i).frozen_share for i in merged.parents]
     return max(shares) - min(shares) <= SAME_SHARE
 
 
-def _merge(family: Family, child: int, near: Sequence[int]) -> Placement | None:
+def _merge(family: Family, child: int) -> Placement | None:
     mixture = mixture_of(family, child)
     if mixture is None:
         return None

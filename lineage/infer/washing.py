@@ -51,9 +51,12 @@ def _source_of(
     if root != one.node:
         return
     others = [other for other in group if family[other.node] != root]
-    if one.created is None:
-        # Washing can be undone: without dates the smaller family is the washed one.
-        others = [other for other in others if sizes[family[other.node]] > sizes[root]]
+    # Washing can be undone: without dates the smaller family is the washed one.
+    others = [
+        other
+        for other in others
+        if (one.created and other.created) or sizes[family[other.node]] > sizes[root]
+    ]
     others.sort(key=lambda other: -sizes[family[other.node]])
     found = find_source(one, others[:FAMILY_LIMIT], compute=compute) if others else None
     if found is not None and found.done:
