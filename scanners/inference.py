@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from ..lineage.compute import Compute
@@ -18,6 +18,7 @@ from ..lineage.sketch.sketch import Sketch, SketchBlock
 from ..store.facts import HiddenModel, SketchRow
 from ..store.registry import Registry
 from ..store.sketches import SketchStore
+from .crowds import LARGE, infer_large
 from .progress import Progress, Silence
 from .threads import SMALL_BUCKET, one_thread_if
 
@@ -48,6 +49,8 @@ def infer_store(
 ) -> InferenceReport:
     """Infer parents in every shape bucket, or in the named ones, and store the edges.
 
+    Of a bucket of more than `LARGE` models not all pairs are compared, and only what is new in it
+    is placed.
     Of exact copies that nothing else tells apart, `original` and the releases mapped before are
     taken as the originals. A sketch that cannot be read back is named in the report and left out.
     """
@@ -60,45 +63,85 @@ def infer_store(
         if row.shape_key is not None and (shapes is None or row.shape_key in shapes):
             buckets.setdefault(row.shape_key, []).append(row)
     watch.stage("infer", len(buckets))
-    found: list[Inference] = []
-    everyone: list[Specimen] = []
-    unreadable: dict[str, str] = {}
-    digest = hashlib.sha256(CODE_VERSION.encode())
+    work = _Work(registry=registry, compute=compute)
     for key in sorted(buckets):
-        group = _specimens(buckets[key], registry.sketches, unreadable)
-        with one_thread_if(len(group) < SMALL_BUCKET):
-            found.append(infer_bucket(group, compute=compute, originals=originals))
-        everyone += group
-        for row in sorted(buckets[key], key=lambda r: r.sketch_digest or ""):
-            digest.update((row.sketch_digest or row.sketch_path).encode())
+        work.infer(buckets[key], originals)
         watch.step(key)
-    found.append(_across_buckets(everyone, found, compute))
-    rows = [row for bucket in buckets.values() for row in bucket]
-    _store(registry, found, rows, scan=scan, now=now, digest=digest.hexdigest())
+    found = [*work.found, _across_buckets(work)]
+    _store(registry, found, work, scan=scan, now=now)
+    rows = sum(len(bucket) for bucket in buckets.values())
     return InferenceReport(
         buckets=len(buckets),
-        models=len(rows) - len(unreadable),
+        models=rows - len(work.unreadable),
         pairs=sum(one.pairs_tested for one in found),
         related=sum(one.pairs_related for one in found),
         edges=sum(len(one.edges) for one in found),
-        unreadable=unreadable,
+        unreadable=work.unreadable,
     )
 
 
-def _across_buckets(
-    everyone: Sequence[Specimen], found: Sequence[Inference], compute: Compute
-) -> Inference:
+@dataclass(slots=True, kw_only=True)
+class _Work:
+    """One run of inference: what was found, about whom, and who is compared across buckets."""
+
+    registry: Registry
+    compute: Compute
+    found: list[Inference] = field(default_factory=list)
+    decided: set[str] = field(default_factory=set)
+    orphans: list[Specimen] = field(default_factory=list)
+    candidates: list[Specimen] = field(default_factory=list)
+    unreadable: dict[str, str] = field(default_factory=dict)
+    inputs: list[str] = field(default_factory=list)
+
+    def infer(self, rows: Sequence[SketchRow], originals: Collection[str]) -> None:
+        """One bucket: all its pairs where it is small, else each model among its nearest."""
+        self.inputs += sorted(row.sketch_digest or row.sketch_path for row in rows)
+        if len(rows) > LARGE:
+            self._infer_large(rows)
+        else:
+            self._infer_whole(rows, originals)
+
+    def _infer_whole(self, rows: Sequence[SketchRow], originals: Collection[str]) -> None:
+        group = [one for row in rows if (one := self._load(row)) is not None]
+        with one_thread_if(len(group) < SMALL_BUCKET):
+            inference = infer_bucket(group, compute=self.compute, originals=originals)
+        children = {edge.child for edge in inference.edges}
+        self.found.append(inference)
+        self.decided |= {row.model for row in rows}
+        self.orphans += [one for one in group if one.node not in children]
+        self.candidates += group
+
+    def _infer_large(self, rows: Sequence[SketchRow]) -> None:
+        report = infer_large(rows, self._load, registry=self.registry, compute=self.compute)
+        self.found.append(report.inference)
+        self.decided |= report.decided
+        self.orphans += report.roots
+        self.candidates += report.hubs
+
+    def _load(self, row: SketchRow) -> Specimen | None:
+        """The specimen of a row; one that cannot be read back is noted and left out."""
+        created = row.created_at
+        if created is not None and created.tzinfo is None:
+            created = created.replace(tzinfo=UTC)
+        try:
+            sketch = load_sketch(self.registry.sketches, row.sketch_path)
+        except (RegistryError, MalformedFile) as error:
+            self.unreadable[row.model] = str(error)
+            return None
+        return specimen(row.model, sketch, created=created)
+
+
+def _across_buckets(work: _Work) -> Inference:
     """Parents of another shape, for models that have none of their own."""
-    known = [edge for one in found for edge in one.edges]
+    known = [edge for one in work.found for edge in one.edges]
     parents = {edge.child: edge.parent for edge in known}
-    roots = [one for one in everyone if one.node not in parents]
+    candidates = work.candidates
     # In a large store only models that something descends from are worth the comparison.
-    candidates = everyone
-    if len(everyone) > ACROSS_ALL:
+    if len(candidates) > ACROSS_ALL:
         used = set(parents.values())
-        candidates = [one for one in everyone if one.node in used]
-    with one_thread_if(len(roots) < SMALL_BUCKET):
-        across = infer_across(roots, candidates, compute=compute, parents=parents)
+        candidates = [one for one in candidates if one.node in used]
+    with one_thread_if(len(work.orphans) < SMALL_BUCKET):
+        across = infer_across(work.orphans, candidates, compute=work.compute, parents=parents)
     return Inference(
         edges=tuple(without_circles(across.edges, known)),
         rejected=across.rejected,
@@ -146,39 +189,17 @@ def _parse_key(name: str) -> RoleKey:
     return RoleKey(role=name)
 
 
-def _specimens(
-    rows: Sequence[SketchRow], sketches: SketchStore, unreadable: dict[str, str]
-) -> list[Specimen]:
-    group = []
-    for row in rows:
-        created = row.created_at
-        if created is not None and created.tzinfo is None:
-            created = created.replace(tzinfo=UTC)
-        try:
-            sketch = load_sketch(sketches, row.sketch_path)
-        except (RegistryError, MalformedFile) as error:
-            unreadable[row.model] = str(error)
-            continue
-        group.append(specimen(row.model, sketch, created=created))
-    return group
-
-
 def _store(
-    registry: Registry,
-    found: Sequence[Inference],
-    rows: Sequence[SketchRow],
-    *,
-    scan: int,
-    now: datetime,
-    digest: str,
+    registry: Registry, found: Sequence[Inference], work: _Work, *, scan: int, now: datetime
 ) -> None:
+    inputs = "".join([CODE_VERSION, *work.inputs])
     registry.replace_inference(
         scan,
         edges=[edge for one in found for edge in one.edges],
         rejected=[lost for one in found for lost in one.rejected],
         hidden=[HiddenModel(node=h.node) for one in found for h in one.hidden],
-        scope={row.model for row in rows} | {h.node for one in found for h in one.hidden},
+        scope=work.decided | {h.node for one in found for h in one.hidden},
         code_version=CODE_VERSION,
-        inputs_digest=digest,
+        inputs_digest=hashlib.sha256(inputs.encode()).hexdigest(),
         now=now,
     )

@@ -13,6 +13,7 @@ import duckdb
 from ..lineage.errors import NotInRegistry
 from ..lineage.records import Clue, InferredEdge, RejectedParent
 from .closure import rebuild_closure
+from .database import Database
 from .facts import HiddenModel
 from .listing import retire
 from .staging import group_id, identity_key, json_text, staged, utc
@@ -147,6 +148,19 @@ FROM new_edges n ANTI JOIN internal.edges e ON e.child = n.child AND e.parent = 
 ORDER BY n.child, n.parent
 """
 
+_PLACED = """
+SELECT m.name FROM internal.placements p JOIN internal.models m ON m.facts_revision = p.revision
+WHERE p.code_version = $code AND m.tombstone_reason IS NULL
+"""
+
+_BELIEVED = """
+SELECT c.name, p.name, e.relation
+FROM internal.edges e
+JOIN internal.models c ON c.id = e.child JOIN internal.models p ON p.id = e.parent
+WHERE e.inferred
+ORDER BY c.name, e.share DESC NULLS LAST, p.name
+"""
+
 _ORPHANS = """
 CREATE OR REPLACE TEMP TABLE orphans AS
 SELECT m.id, m.name FROM internal.models m
@@ -194,8 +208,20 @@ def replace_inference(
             now=now,
         )
         _replace_candidates(connection, rejected, everything=scope is None)
+        _mark_placed(connection, code_version=code_version)
         _retire_orphans(connection, scan=scan, now=now)
     rebuild_closure(connection)
+
+
+def placed_models(database: Database, *, code_version: str) -> frozenset[str]:
+    """Names of the models whose sketched revision was decided by this code."""
+    rows = database.rows(_PLACED, {"code": code_version})
+    return frozenset(name for (name,) in rows)
+
+
+def believed_parents(database: Database) -> list[tuple[str, str, str]]:
+    """(child, parent, relation) of every inferred edge, the heaviest parent of a child first."""
+    return [(child, parent, kind) for child, parent, kind in database.rows(_BELIEVED, {})]
 
 
 def add_evidence(
@@ -304,6 +330,16 @@ def _replace_candidates(
     connection.execute(f"DELETE FROM internal.candidates WHERE {condition}")
     connection.execute(
         "INSERT INTO internal.candidates SELECT * FROM losers ORDER BY child, rank, parent"
+    )
+
+
+def _mark_placed(connection: duckdb.DuckDBPyConnection, *, code_version: str) -> None:
+    """Remember the revisions of `scoped`, which `_replace_edges` left, as decided."""
+    connection.execute(
+        "INSERT OR REPLACE INTO internal.placements "
+        "SELECT DISTINCT n.revision, $code FROM nodes n SEMI JOIN scoped s ON s.id = n.id "
+        "WHERE n.revision IS NOT NULL",
+        {"code": code_version},
     )
 
 

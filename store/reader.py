@@ -25,6 +25,7 @@ from .facts import (
     Why,
 )
 from .gaps import ClaimGap, claim_gaps
+from .inference import believed_parents, placed_models
 from .names import find_id, name_of
 from .sandbox import run_readonly
 from .sketches import SketchStore
@@ -179,6 +180,14 @@ class RegistryReader:
         `current` False.
         """
         return queries.sketched(self._database, shape_key=shape_key, names=names)
+
+    def placed_models(self, *, code_version: str) -> frozenset[str]:
+        """Names of the models that this version of inference has decided."""
+        return placed_models(self._database, code_version=code_version)
+
+    def believed_parents(self) -> list[tuple[str, str, str]]:
+        """(child, parent, relation) of every inferred edge, the heaviest parent first."""
+        return believed_parents(self._database)
 
     def needs_visit(self, info: ModelInfo, *, plan: str) -> bool:
         """Whether this sha still wants a visit under this sketch plan version."""

@@ -127,22 +127,10 @@ def _screen_gram(
     at = np.arange(0, size, max(1, size // SCREEN_WEIGHTS))
     group = [members[i].blocks[name] for i in (*candidates, child)]
     rows = np.stack([b.values[at] for b in group]).astype(np.float64)
-    half = np.stack([_half_ulp(b, at) for b in group])
+    half = np.stack([b.half_ulp_at(at).astype(np.float64) for b in group])
     centre = rows[0].copy()
     rows = np.vstack([rows[:-1], np.zeros_like(centre), rows[-1:]]) - centre
     return rows @ rows.T, (half**2).sum(axis=1) / 3
-
-
-def _half_ulp(block: Block, at: NDArray[np.int64]) -> Float64:
-    part = Block(
-        key=block.key,
-        shape=block.shape,
-        transposed=block.transposed,
-        start=block.start,
-        dtype=block.dtype,
-        values=block.values[at],
-    )
-    return part.half_ulp.astype(np.float64)
 
 
 def _log_ratio(gram: Float64, floor: Float64, chosen: Sequence[int]) -> Float64:

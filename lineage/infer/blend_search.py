@@ -123,7 +123,7 @@ def take_sample(
     ).astype(np.float64)
     half = np.stack(
         [
-            np.concatenate([members[i].blocks[n].half_ulp[at] for n, at in places.items()])
+            np.concatenate([members[i].blocks[n].half_ulp_at(at) for n, at in places.items()])
             for i in group
         ]
     ).astype(np.float64)

@@ -10,12 +10,16 @@ Not told apart, and therefore no blend: a child whose weights are all one of two
 over one parent give that, and so do two parents over any far base); parents that touch no weight
 in common; a merge that was trained on, or one of whose parents was never published.
 
-`MAX_CANDIDATES` is set by hand, for time; nothing else here is a threshold.
+Searched only where the family explains some of the child's step: parents, masked or not, do, and
+fresh training steps are orthogonal to those of others. `MAX_CANDIDATES`, `POOL` and
+`LEAST_EXPLAINED` are set by hand, for time; nothing else here is a threshold.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+
+import numpy as np
 
 from .blend_layers import find_layered
 from .blend_masks import find_masked
@@ -29,6 +33,8 @@ from .specimen import Specimen
 __all__ = ["Blend", "find_blend"]
 
 MAX_CANDIDATES = 64
+POOL = 16
+LEAST_EXPLAINED = 0.02
 
 
 def find_blend(
@@ -60,6 +66,8 @@ def find_blend(
     near = list(candidates[:MAX_CANDIDATES])
     if len(near) < 2 or not geometry.blocks:
         return None
+    if explained_share(child, near[:POOL], geometry) < LEAST_EXPLAINED:
+        return None
     if find_mixture(child, near, geometry) is not None:
         return None
     if any(is_copy(members[child], members[c], geometry.blocks) for c in near):
@@ -70,3 +78,25 @@ def find_blend(
     if found is None:
         found = find_masked(child, near, members, geometry, is_base=is_base)
     return found
+
+
+def explained_share(child: int, near: Sequence[int], geometry: Geometry) -> float:
+    """Share, in [0, 1], of a child's step from the nearest member that others' steps account for.
+
+    Parameters
+    ----------
+    near : members, the nearest first, two at least.
+
+    Notes
+    -----
+    Least squares on the Gram matrix. A merge by masks that keep a share p of its parents' weights
+    leaves about p explained.
+    """
+    origin, others = near[0], list(near[1:])
+    square = geometry.square_distance(child, origin)
+    if square <= 0:
+        return 0.0
+    inner = np.array([[geometry.inner(a, b, origin=origin) for b in others] for a in others])
+    target = np.array([geometry.inner(child, a, origin=origin) for a in others])
+    solved, *_ = np.linalg.lstsq(inner, target, rcond=1e-9)
+    return float(np.clip(solved @ target / square, 0.0, 1.0))

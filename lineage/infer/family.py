@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..compute import Compute
@@ -22,16 +22,17 @@ NEAREST = 12
 class Family:
     """Members of one family, in order of descent, with lazily compared pairs.
 
-    `copies` are members that an original stands in for wherever a parent is sought. `order`
-    lists member indices, ancestors first; `rank[i]` is i's place in it. A pair is compared at
-    most once, and only when a decision needs it.
+    `mixtures` are those found before the family was in order; None where they are looked for among
+    the predecessors, as dates or a given order allow. `copies` are members that an original stands
+    in for wherever a parent is sought. `order` lists member indices, ancestors first; `rank[i]` is
+    i's place in it. A pair is compared at most once, and only when a decision needs it.
     """
 
     members: Sequence[Specimen]
     geometry: Geometry
     sample: Sample
     traits: Sequence[Traits]
-    mixtures: dict[int, Mixture]
+    mixtures: dict[int, Mixture] | None
     copies: set[int]
     order: Sequence[int]
     rank: dict[int, int]
@@ -77,12 +78,49 @@ def assemble(members: Sequence[Specimen], *, compute: Compute) -> Family:
     copies = later_copies(members, geometry)
     leaves = {i for i, t in enumerate(traits) if t.lossy} | copies
     dated = all(one.created is not None for one in members)
-    mixtures = {} if dated else _undated_mixtures(members, geometry, leaves)
-    parts = {child: set(mixture.weights) for child, mixture in mixtures.items()}
-    if not dated:
+    mixtures = None if dated else _undated_mixtures(members, geometry, leaves)
+    parts: dict[int, set[int]] = {}
+    if mixtures is not None:
+        parts = {child: set(mixture.weights) for child, mixture in mixtures.items()}
         parts |= _undated_blends(members, geometry, leaves | set(mixtures))
     order = family_order(members, geometry, last=leaves | set(parts))
-    order = _after_their_parts(order, parts)
+    return _family(
+        members,
+        geometry=geometry,
+        traits=traits,
+        copies=copies,
+        mixtures=mixtures,
+        order=after_their_parts(order, parts),
+        compute=compute,
+    )
+
+
+def assemble_in_order(
+    members: Sequence[Specimen], *, traits: Sequence[Traits], compute: Compute
+) -> Family:
+    """A family whose order of descent is known: the one that `members` stand in."""
+    geometry = measure_geometry(members, compute=compute)
+    return _family(
+        members,
+        geometry=geometry,
+        traits=traits,
+        copies=later_copies(members, geometry, in_order=True),
+        mixtures=None,
+        order=range(len(members)),
+        compute=compute,
+    )
+
+
+def _family(
+    members: Sequence[Specimen],
+    *,
+    geometry: Geometry,
+    traits: Sequence[Traits],
+    copies: set[int],
+    mixtures: dict[int, Mixture] | None,
+    order: Sequence[int],
+    compute: Compute,
+) -> Family:
     return Family(
         members=members,
         geometry=geometry,
@@ -98,10 +136,8 @@ def assemble(members: Sequence[Specimen], *, compute: Compute) -> Family:
 
 def mixture_of(family: Family, child: int) -> Mixture | None:
     """The exact mixture of earlier members that `child` is, or None."""
-    if child in family.mixtures:
-        return family.mixtures[child]
-    if not family.dated:
-        return None
+    if family.mixtures is not None:
+        return family.mixtures.get(child)
     return find_mixture(child, family.predecessors(child), family.geometry)
 
 
@@ -126,7 +162,19 @@ def _undated_mixtures(
         ]
         return find_mixture(child, near, geometry)
 
-    tried = {i: search(i, ()) for i in range(len(members)) if i not in leaves}
+    return settle_mixtures([i for i in range(len(members)) if i not in leaves], search)
+
+
+def settle_mixtures(
+    children: Iterable[int], search: Callable[[int, Collection[int]], Mixture | None]
+) -> dict[int, Mixture]:
+    """Exact mixtures of which no two are made of each other.
+
+    Parameters
+    ----------
+    search : finds the mixture that a child is, without the members it must not be made of.
+    """
+    tried = {i: search(i, ()) for i in children}
     first = {i: mixture for i, mixture in tried.items() if mixture is not None}
     found: dict[int, Mixture] = {}
     for child in sorted(first, key=lambda i: max(first[i].weights.values())):
@@ -171,7 +219,7 @@ def _made_of(member: int, mixtures: Mapping[int, Mixture]) -> set[int]:
     return made - {member}
 
 
-def _after_their_parts(order: Sequence[int], parts: Mapping[int, set[int]]) -> list[int]:
+def after_their_parts(order: Sequence[int], parts: Mapping[int, set[int]]) -> list[int]:
     """The same order with every merge moved behind the last of its members."""
     waiting, settled = list(order), list[int]()
     while waiting:

@@ -81,6 +81,50 @@ def measure_kinship(group: Sequence[Specimen], *, compute: Compute) -> Kinship:
     return _judge(agreement, null_sd)
 
 
+def kinship_of(
+    child: Specimen, others: Sequence[Specimen], *, null_sd: float, tests: int, compute: Compute
+) -> Kinship:
+    """Test one model against some others, with a null measured before on their bucket.
+
+    Parameters
+    ----------
+    null_sd : spread of the agreement under shuffled units, from `measure_kinship` of some members.
+    tests : pairs tested in the whole bucket; p-values are multiplied by it (Bonferroni, which
+        needs no other pair and is stricter than the false-discovery rate).
+
+    Returns
+    -------
+    Kinship of `[*others, child]`; only pairs with the child are filled in.
+    """
+    group, n = [*others, child], len(others) + 1
+    found = _nothing(n)
+    names = [
+        name
+        for name in shared_matrices(group)
+        if not is_writer(child.blocks[name].key) and _unit_rows(group[-1:], name).shape[1] > 1
+    ]
+    if not others or not names or null_sd <= 0:
+        return found
+    agreement = np.zeros(n - 1)
+    for name in names:
+        units = _unit_rows(group, name)
+        agreement += _matched(units[-1:], units[:-1], compute)[0] / len(names)
+    p = np.array([_upper_tail(a / null_sd) for a in agreement])
+    for matrix, values in (
+        (found.agreement, agreement),
+        (found.p_value, p),
+        (found.q_value, np.minimum(p * tests, 1.0)),
+    ):
+        matrix[-1, :-1] = matrix[:-1, -1] = values
+    return Kinship(
+        agreement=found.agreement,
+        null_sd=null_sd,
+        p_value=found.p_value,
+        q_value=found.q_value,
+        pairs=tests,
+    )
+
+
 def families(kinship: Kinship, size: int) -> list[list[int]]:
     """Connected components of the related pairs, singletons included."""
     parent = list(range(size))
@@ -113,9 +157,9 @@ def _unit_rows(group: Sequence[Specimen], name: str) -> Float32:
 
 
 def _matched(left: Float32, right: Float32, compute: Compute) -> Float64:
-    """(n, n) mean cosine between units with the same index."""
+    """(n, m) mean cosine between units with the same index."""
     n, units, _ = left.shape
-    sums = compute.cross(left.reshape(n, -1), right.reshape(n, -1)).astype(np.float64)
+    sums = compute.cross(left.reshape(n, -1), right.reshape(len(right), -1)).astype(np.float64)
     means: Float64 = sums / units
     return means
 
@@ -130,7 +174,7 @@ def _shuffled(units: Float32, compute: Compute) -> Float64:
 def _judge(agreement: Float64, null_sd: float) -> Kinship:
     n = agreement.shape[0]
     z = agreement / max(null_sd, 1e-12)
-    p = np.vectorize(lambda v: 0.5 * math.erfc(v / math.sqrt(2)))(z)
+    p = np.vectorize(_upper_tail)(z)
     upper = np.triu_indices(n, 1)
     q = np.ones((n, n))
     if upper[0].size:
@@ -142,6 +186,13 @@ def _judge(agreement: Float64, null_sd: float) -> Kinship:
     )
 
 
+def _upper_tail(z: float) -> float:
+    """Of the standard normal distribution."""
+    return 0.5 * math.erfc(z / math.sqrt(2))
+
+
 def _nothing(n: int) -> Kinship:
     ones = np.ones((n, n))
-    return Kinship(agreement=np.zeros((n, n)), null_sd=0.0, p_value=ones, q_value=ones, pairs=0)
+    return Kinship(
+        agreement=np.zeros((n, n)), null_sd=0.0, p_value=ones, q_value=ones.copy(), pairs=0
+    )

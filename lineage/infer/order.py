@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Collection, Sequence
+from datetime import datetime
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,19 +26,21 @@ DRIFT_BOUND = 3.0
 PROJECTION = 8.0
 
 
-def later_copies(group: Sequence[Specimen], geometry: Geometry) -> set[int]:
+def later_copies(
+    group: Sequence[Specimen], geometry: Geometry, *, in_order: bool = False
+) -> set[int]:
     """Members that are copies, up to a cast, of another member that is likelier the original.
 
     The earlier of two dated copies is the original. Without dates: derivatives share untouched
     weights with the file they were made from, bit for bit, so the original is the copy that more
-    of the family agrees with in that way.
+    of the family agrees with in that way. `in_order`: the first of two in the group is it.
     """
     squares = geometry.square_distances()
     later: set[int] = set()
     for a, b in np.argwhere(np.triu(squares <= _cast_bound(geometry), 1)):
         if a in later or b in later or not compare(group[a], group[b]).exact:
             continue
-        later.add(_later_of(group, int(a), int(b)))
+        later.add(int(b) if in_order else _later_of(group, int(a), int(b)))
     return later
 
 
@@ -87,9 +90,14 @@ def drift_llr(child: int, parent: int, geometry: Geometry) -> float:
     Bounded by +-`DRIFT_BOUND`: weight decay can undo what orthogonal steps add.
     """
     square = geometry.square_distance(child, parent)
+    growth = geometry.norms[child] ** 2 - geometry.norms[parent] ** 2
+    return drift(growth, square)
+
+
+def drift(growth: float, square: float) -> float:
+    """The ratio of `drift_llr` from the growth of the squared norm and the squared distance."""
     if square <= 0:
         return 0.0
-    growth = geometry.norms[child] ** 2 - geometry.norms[parent] ** 2
     along = (growth - square) / (2 * square)  # <C - P, P> / |C - P|^2
     return float(np.clip(DRIFT_SLOPE * (along + 0.5), -DRIFT_BOUND, DRIFT_BOUND))
 
@@ -128,31 +136,37 @@ def family_order(
     """
     dated = [i for i, one in enumerate(group) if one.created is not None]
     if len(dated) == len(group) == len({one.created for one in group}):
-        return sorted(dated, key=lambda i: _date(group[i]))
+        return sorted(dated, key=lambda i: _stamp(group[i].created))
     order = _outward(group, geometry, last=set(last))
-    places = [at for at, i in enumerate(order) if group[i].created is not None]
-    by_date = sorted((order[at] for at in places), key=lambda i: _date(group[i]))
-    for at, i in zip(places, by_date, strict=True):
-        order[at] = i
-    return order
+    return by_dates(order, [one.created for one in group])
 
 
-def _date(one: Specimen) -> float:
-    return one.created.timestamp() if one.created is not None else 0.0
+def by_dates(order: Sequence[int], created: Sequence[datetime | None]) -> list[int]:
+    """The same order with the dated members put in date order among their places."""
+    places = [at for at, i in enumerate(order) if created[i] is not None]
+    dated = sorted((order[at] for at in places), key=lambda i: _stamp(created[i]))
+    settled = list(order)
+    for at, i in zip(places, dated, strict=True):
+        settled[at] = i
+    return settled
+
+
+def _stamp(created: datetime | None) -> float:
+    return created.timestamp() if created is not None else 0.0
 
 
 def _outward(group: Sequence[Specimen], geometry: Geometry, *, last: set[int]) -> list[int]:
     n = len(group)
     body = [i for i in range(n) if i not in last] or list(range(n))
     squares = geometry.square_distances()
-    edges = _spanning_tree(body, squares)
-    root = _root(body, edges, lambda c, p: arrow_llr(group, c, p, geometry=geometry))
-    order = _walk(root, edges, squares)
+    edges = spanning_tree(body, squares)
+    root = root_of(body, edges, lambda c, p: arrow_llr(group, c, p, geometry=geometry))
+    order = walk_outward(root, edges, lambda a, b: float(squares[a, b]))
     rest = [i for i in range(n) if i not in set(order)]
     return order + sorted(rest, key=lambda i: float(min(squares[i, j] for j in body)))
 
 
-def _spanning_tree(members: Sequence[int], squares: Float64) -> list[tuple[int, int]]:
+def spanning_tree(members: Sequence[int], squares: Float64) -> list[tuple[int, int]]:
     """Prim's minimum spanning tree; the same tree for distances and squared distances."""
     if len(members) < 2:
         return []
@@ -180,7 +194,7 @@ def _neighbours(edges: Sequence[tuple[int, int]]) -> dict[int, list[int]]:
     return near
 
 
-def _root(
+def root_of(
     members: Sequence[int], edges: Sequence[tuple[int, int]], arrow: Callable[[int, int], float]
 ) -> int:
     """The member for which the drift of all edges, read away from it, is most likely."""
@@ -198,7 +212,9 @@ def _root(
     return max(members, key=lambda i: score[i] + 0.5 * np.log1p(len(near.get(i, ()))))
 
 
-def _walk(root: int, edges: Sequence[tuple[int, int]], squares: Float64) -> list[int]:
+def walk_outward(
+    root: int, edges: Sequence[tuple[int, int]], length_of: Callable[[int, int], float]
+) -> list[int]:
     """Members by length of their path from the root, so that a parent precedes its child."""
     near = _neighbours(edges)
     heap = [(0.0, root)]
@@ -212,5 +228,5 @@ def _walk(root: int, edges: Sequence[tuple[int, int]], squares: Float64) -> list
         seen.append(at)
         for other in near.get(at, ()):
             if other not in done:
-                heapq.heappush(heap, (length + float(squares[at, other]) + 1e-12, other))
+                heapq.heappush(heap, (length + length_of(at, other) + 1e-12, other))
     return seen

@@ -28,7 +28,7 @@ FAR_TAIL = 0.01
 LOW = 0.1
 MAX_OTHERS = 12
 PSEUDO_COUNT = 3.0
-FACTOR_ROUNDS = 30
+FACTOR_ROUNDS = 150
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,7 +193,7 @@ def _loadings(path: Float64, mine: Float64, deltas: Float64) -> tuple[float, flo
         return 0.0, 0.0
     if len(deltas) == 1:
         half = max(float(gram[2, 2]) / 2, 1e-30) ** 0.5
-        return float(gram[0, 2]) / half, float(gram[1, 2]) / half
+        return _bounded(gram[:2, 2] / half, gram)
     mask = ~np.eye(len(rows), dtype=bool)
     mask[0, 1] = mask[1, 0] = False
     loading = np.sqrt(np.abs(np.diag(gram)) / 2)
@@ -201,8 +201,14 @@ def _loadings(path: Float64, mine: Float64, deltas: Float64) -> tuple[float, flo
         weights = mask * loading
         fitted = (weights * gram).sum(axis=1) / np.maximum((weights * loading).sum(axis=1), 1e-30)
         loading = (loading + fitted) / 2  # all at once would overshoot to and fro
+    return _bounded(loading[:2], gram)
+
+
+def _bounded(loading: Float64, gram: Float64) -> tuple[float, float]:
+    """No part along one direction is longer than the whole."""
     bound = np.sqrt(np.diag(gram)[:2])
-    return tuple(np.clip(loading[:2], -bound, bound).tolist())
+    first, second = np.clip(loading, -bound, bound).tolist()
+    return first, second
 
 
 def _log_ratio(kept: Bool, lost: Bool) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -53,7 +54,12 @@ class Block:
         half: Float32 = ulp(self.values, self.dtype) * np.float32(0.5)
         return half
 
-    @property
+    def half_ulp_at(self, at: NDArray[np.intp]) -> Float32:
+        """The rounding bound of some of the weights, by their places in `values`."""
+        half: Float32 = ulp(self.values[at], self.dtype) * np.float32(0.5)
+        return half
+
+    @cached_property
     def floor(self) -> float:
         """Squared norm that rounding to the grain leaves: the sum of spacing^2 / 12."""
         spacing = ulp(self.values, self.grain).astype(np.float64)
@@ -132,8 +138,17 @@ def comparable_parts(group: Sequence[Specimen]) -> list[list[Specimen]]:
     Parts in the order they were formed, members in the order given. Specimens without a matrix
     block are in none.
     """
-    places = {at: _matrix_places(one) for at, one in enumerate(group)}
-    left = [at for at, held in places.items() if held]
+    return [[group[at] for at in part] for part in parts_of([matrix_places(o) for o in group])]
+
+
+def parts_of(places: Sequence[frozenset[tuple[object, ...]]]) -> list[list[int]]:
+    """`comparable_parts` on the places alone: what each model holds, from `matrix_places`.
+
+    Returns
+    -------
+    Parts in the order they were formed, members' numbers rising.
+    """
+    left = [at for at, held in enumerate(places) if held]
     parts = []
     while left:
         usual = Counter(place for at in left for place in places[at])
@@ -146,12 +161,22 @@ def comparable_parts(group: Sequence[Specimen]) -> list[list[Specimen]]:
             if common and len(common) >= least:
                 shared = common
                 part.append(at)
-        parts.append([group[at] for at in sorted(part)])
-        left = [at for at in left if at not in set(part)]
+        parts.append(sorted(part))
+        taken = set(part)
+        left = [at for at in left if at not in taken]
     return parts
 
 
-def _matrix_places(one: Specimen) -> frozenset[tuple[object, ...]]:
+def matrix_places(one: Specimen) -> frozenset[tuple[object, ...]]:
     """What two matrix blocks must agree in to be compared."""
     held = ((name, one.blocks[name]) for name in one.matrices())
     return frozenset((name, b.shape, b.transposed, b.start, b.values.size) for name, b in held)
+
+
+def content_key(one: Specimen) -> str:
+    """sha256 of the sampled weights and their types: what names and dates do not enter."""
+    digest = hashlib.sha256()
+    for name in sorted(one.blocks):
+        digest.update(one.blocks[name].dtype.encode())
+        digest.update(one.blocks[name].values.tobytes())
+    return digest.hexdigest()

@@ -6,7 +6,7 @@ step. Nothing on a finer grid can come from it unchanged, so such models are nea
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +26,7 @@ HEAD_SHARE = 16
 # Relative rounding of the published dtype: half a unit in the last place, at most.
 RELATIVE_HALF_ULP = {"BF16": 2.0**-8, "F16": 2.0**-11, "F32": 2.0**-24, "F64": 2.0**-24}
 ZEROS_OF_A_PRUNED_BLOCK = 0.02
+SPARSE_BLOCKS = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,9 +52,9 @@ class Traits:
 
     @property
     def sparse(self) -> bool:
-        """Whether most matrices hold more exact zeros than training leaves."""
+        """Whether many matrices, those of the MLPs say, hold more zeros than training leaves."""
         many = sum(share > ZEROS_OF_A_PRUNED_BLOCK for share in self.zeros.values())
-        return many * 2 > len(self.zeros) > 0
+        return many * SPARSE_BLOCKS >= len(self.zeros) > 0
 
     @property
     def lossy(self) -> bool:
@@ -66,15 +67,15 @@ def measure_traits(one: Specimen) -> Traits:
 
     Notes
     -----
-    O(weights) per grid tried; a block that fails on its first 16 rows is not tried further.
+    O(weights) per grid tried; a block that fails on its first 16 rows is not tried further, nor a
+    model in which half of the blocks failed.
     """
+    blocks = {name: b for name in one.matrices() if (b := one.blocks[name]).values.size}
+    zeros = {name: float(np.mean(block.values == 0)) for name, block in blocks.items()}
     grids: dict[str, Grid] = {}
-    zeros: dict[str, float] = {}
-    for name in one.matrices():
-        block = one.blocks[name]
-        if block.values.size == 0:
-            continue
-        zeros[name] = float(np.mean(block.values == 0))
+    for tried, (name, block) in enumerate(blocks.items()):
+        if (tried - len(grids)) * 2 >= len(blocks):
+            break
         grid = find_grid(block)
         if grid is not None:
             grids[name] = grid
@@ -170,18 +171,28 @@ def rounded_grid(child: Block, parent: Block) -> Grid | None:
         for group in (columns, *(g for g in GRID_GROUPS if g < columns and columns % g == 0)):
             for symmetric in (True, False):
                 grid = Grid(bits=bits, group=group, symmetric=symmetric)
-                near = np.abs(_round_to_grid(theirs, grid) - mine) <= slack
-                if float(near.mean()) >= MIN_ROUNDED:
-                    return grid
+                for rounded in _roundings(theirs, grid):
+                    if float((np.abs(rounded - mine) <= slack).mean()) >= MIN_ROUNDED:
+                        return grid
     return None
 
 
-def _round_to_grid(rows: Float32, grid: Grid) -> Float32:
+def _roundings(rows: Float32, grid: Grid) -> Iterator[Float32]:
+    """What rounding to a grid leaves; an asymmetric one may start at the smallest weight, or at a
+    whole number of steps from zero."""
     grouped = rows.reshape(-1, grid.group)
     levels, step = _levels(grouped, grid)
-    origin = 0 if grid.symmetric else grouped.min(axis=1, keepdims=True)
-    rounded: Float32 = (np.round(levels) * step + origin).reshape(rows.shape)
-    return rounded
+    low = grouped.min(axis=1, keepdims=True)
+    origin = np.zeros_like(low) if grid.symmetric else low
+    yield (np.round(levels) * step + origin).reshape(rows.shape)
+    if not grid.symmetric:
+        most = np.float32(2**grid.bits - 1)
+        low = np.minimum(low, 0)
+        step = (np.maximum(grouped.max(axis=1, keepdims=True), 0) - low) / most
+        safe = np.where(step > 0, step, np.float32(1))
+        zero = np.round(-low / safe)
+        levels = np.clip(np.round(grouped / safe) + zero, 0, most) - zero
+        yield (levels * step).reshape(rows.shape)
 
 
 def _not_refuted(

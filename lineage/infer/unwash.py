@@ -40,6 +40,7 @@ SINGULAR = 1e-3
 SAME_CHANNEL = 0.9
 GATES = {"mlp.gate": "mlp.up"}
 HEADS = ("attn.v", "attn.qkv")
+AFTER_ATTENTION_NORM = (*HEADS, "attn.q", "attn.k")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +120,7 @@ def _rows(block: Block) -> Float32:
 def _folded(one: Specimen, site: Site, block: Block) -> Float32:
     """Rows times the gain of the norm that stands before them, where it was sampled."""
     rows = units(block)
-    norm = "attn_norm" if block.key.role.endswith(HEADS) else "mlp_norm"
+    norm = "attn_norm" if block.key.role.endswith(AFTER_ATTENTION_NORM) else "mlp_norm"
     gain = one.blocks.get(str(RoleKey(role=site.stack + norm, layer=site.layer)))
     if gain is None or gain.values.size != rows.shape[1]:
         return rows

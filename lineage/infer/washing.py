@@ -6,7 +6,7 @@ shape. A laundered model may have children of its own, so a whole family can han
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from ..compute import Compute
 from ..records import Clue, InferredEdge, Relation
@@ -20,7 +20,11 @@ ROUNDING = 6 * 2.0**-16
 
 
 def find_sources(
-    group: Sequence[Specimen], edges: Sequence[InferredEdge], *, compute: Compute
+    group: Sequence[Specimen],
+    edges: Sequence[InferredEdge],
+    *,
+    compute: Compute,
+    of: Collection[str] | None = None,
 ) -> list[InferredEdge]:
     """Edges from laundered roots to their sources.
 
@@ -28,6 +32,7 @@ def find_sources(
     ----------
     group : all specimens of a bucket.
     edges : what is believed among them; models that hang together by them are not compared.
+    of : nodes whose source is looked for; None for all of the group.
 
     Notes
     -----
@@ -37,7 +42,8 @@ def find_sources(
     sizes: dict[str, int] = {}
     for root in family.values():
         sizes[root] = sizes.get(root, 0) + 1
-    return [edge for one in group for edge in _source_of(one, group, family, sizes, compute)]
+    asked = [one for one in group if of is None or one.node in of]
+    return [edge for one in asked for edge in _source_of(one, group, family, sizes, compute)]
 
 
 def _source_of(

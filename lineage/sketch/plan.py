@@ -11,11 +11,11 @@ bands of the matrices that write to the residual stream hold the same rows every
 edit along one shared direction shows as one left factor. No row is special: training treats
 hidden units and channels alike.
 
-Spans come from the value, output, gate, up and down projections of four layers. Query and key are
-left out: conversion to GGUF permutes them. The layers are the first, the last, and one as far from
-each end, by a power of two: models of somewhat different depth have them in common when layers
-between were taken out or put in. A few embedding rows, the output head and the norms of the
-sampled layers complete it.
+Spans come from the value, output, gate, up and down projections of four layers: the first, the
+last, and one as far from each end, by a power of two, so that models of somewhat different depth
+have them in common when layers between were taken out or put in. A shorter span of query and key
+in the first and the last layer shows adapters that touch nothing else. A few embedding rows, the
+output head and the norms of the first and the last layer complete it.
 
 One span is one request at most. A full plan is about 31 spans, 20 of them of 20,480 weights: 1 MB
 in bf16, 2 MB in float32. Where a row is longer than a span two are read all the same, which takes
@@ -31,13 +31,15 @@ from dataclasses import dataclass
 
 from ..records import RoleKey
 
-PLAN_VERSION = "spans-2"
+PLAN_VERSION = "spans-3"
 GROUP = 256
 SPAN_WEIGHTS = 80 * GROUP
 EMBED_WEIGHTS = 128 * GROUP
 EDGE_WEIGHTS = 32 * GROUP
 MAX_STACK_SPANS = 20
 DEPTHS = 4
+MAX_END_SPANS = 4
+ENDS = 2
 MIN_BAND_ROWS = 2
 
 MATRIX_PRIORITY = (
@@ -51,6 +53,7 @@ MATRIX_PRIORITY = (
     "cross.v",
     "cross.o",
 )
+END_MATRICES = ("attn.q", "attn.k")
 WRITER_SUFFIXES = ("attn.o", "mlp.down", "cross.o")
 EMBEDDING_ROLES = ("embed", "lm_head")
 NORM_ROLES = ("final_norm",)
@@ -73,7 +76,8 @@ class Span:
 
 def is_matrix(key: RoleKey) -> bool:
     """Whether the tensor is one of the matrices that lineage is decided on."""
-    return _suffix(key.role) in MATRIX_PRIORITY or key.role.startswith("raw:")
+    known = (*MATRIX_PRIORITY, *END_MATRICES)
+    return _suffix(key.role) in known or key.role.startswith("raw:")
 
 
 def is_writer(key: RoleKey) -> bool:
@@ -90,21 +94,23 @@ def choose_places(keys: Collection[RoleKey]) -> tuple[RoleKey, ...]:
 
     Returns
     -------
-    Matrices layer by layer (first layer first), then the final norm, the embedding, the norms of
-    the first and last layer, the output head and the norms of the layers between. Later places
-    are the first to go when a budget is short.
+    Matrices layer by layer (first layer first), then the final norm, the embedding, the key of
+    the first and the query of the last layer, the norms of both, the output head, and the other
+    query and key of the two. Later places are the first to go when a budget is short.
     """
-    stacks = _stacks(keys)
-    matrices = _spread(stacks, limit=MAX_STACK_SPANS)
+    matrices = _spread(_stacks(keys, MATRIX_PRIORITY), limit=MAX_STACK_SPANS, depths=DEPTHS)
     if not matrices:
-        matrices = _spread(_raw_stacks(keys), limit=MAX_STACK_SPANS)
-    ends, between = _norms(keys, matrices)
+        matrices = _spread(_raw_stacks(keys), limit=MAX_STACK_SPANS, depths=DEPTHS)
+    queries = _spread(_stacks(keys, END_MATRICES), limit=MAX_END_SPANS, depths=ENDS)
     known = set(keys)
     first, last = (
         [key for key in map(_outside, roles) if key in known]
         for roles in ((*NORM_ROLES, "embed"), ("lm_head",))
     )
-    return (*matrices, *first, *ends, *last, *between)
+    # An adapter of queries or of keys is on every layer: one of each shows it.
+    crossed = [key for at, key in enumerate(queries) if at % 3 == 0]
+    spare = [key for key in queries if key not in crossed]
+    return (*matrices, *first, *crossed, *_norms(keys, matrices), *last, *spare)
 
 
 def spans_of(shapes: Mapping[RoleKey, tuple[int, ...]]) -> tuple[Span, ...]:
@@ -126,13 +132,14 @@ def shape_key(places: Iterable[RoleKey], shapes: Mapping[RoleKey, tuple[int, ...
     """The bucket inside which weights can be compared coordinate by coordinate.
 
     Vocabulary, names, dtype and sharding do not enter. It names the number of layers and the
-    shape of each matrix role in the planned layers.
+    shape of each matrix role in the planned layers; those of query and key follow from value and
+    output.
     """
     layers = {k.layer for k in places if k.layer is not None and not k.role.startswith("raw:")}
     layers = layers or {k.layer for k in places if k.layer is not None}
     roles: dict[str, set[str]] = {}
     for key, shape in shapes.items():
-        if is_matrix(key):
+        if is_matrix(key) and _suffix(key.role) not in END_MATRICES:
             roles.setdefault(key.role, set()).add("x".join(map(str, shape)))
     parts = [f"{role}={'|'.join(sorted(sizes))}" for role, sizes in sorted(roles.items())]
     text = f"L{len(layers)};" + ";".join(parts)
@@ -168,7 +175,7 @@ def _stream_sides(role: str, shapes: str) -> tuple[str, ...]:
 
 
 def _suffix(role: str) -> str:
-    for known in MATRIX_PRIORITY:
+    for known in (*MATRIX_PRIORITY, *END_MATRICES):
         if role == known or role.endswith("." + known):
             return known
     return role
@@ -178,25 +185,21 @@ def _outside(role: str) -> RoleKey:
     return RoleKey(role=role)
 
 
-def _norms(
-    keys: Collection[RoleKey], matrices: Collection[RoleKey]
-) -> tuple[list[RoleKey], list[RoleKey]]:
-    """Norms before the sampled layers' matrices: of the first and last layer, and between."""
+def _norms(keys: Collection[RoleKey], matrices: Collection[RoleKey]) -> list[RoleKey]:
+    """The norms before the matrices of the first and last sampled layer."""
     layers = sorted({key.layer for key in matrices if key.layer is not None})
-    found = [
+    return [
         key
         for key in sorted(keys, key=lambda k: (k.layer or 0, k.role))
-        if key.role in STACK_NORM_ROLES and key.layer in layers
+        if key.role in STACK_NORM_ROLES and key.layer in (*layers[:1], *layers[-1:])
     ]
-    ends = [key for key in found if key.layer in (layers[0], layers[-1])]
-    return ends, [key for key in found if key not in ends]
 
 
-def _stacks(keys: Iterable[RoleKey]) -> dict[str, set[int]]:
-    """Layers of each matrix role; a model with value matrices keeps its fused qkv out."""
+def _stacks(keys: Iterable[RoleKey], roles: Collection[str]) -> dict[str, set[int]]:
+    """Layers of each role of the named kinds, per stack."""
     stacks: dict[str, set[int]] = {}
     for key in keys:
-        if key.layer is not None and _suffix(key.role) in MATRIX_PRIORITY:
+        if key.layer is not None and _suffix(key.role) in roles:
             stacks.setdefault(key.role, set()).add(key.layer)
     return stacks
 
@@ -209,12 +212,12 @@ def _raw_stacks(keys: Iterable[RoleKey]) -> dict[str, set[int]]:
     return stacks
 
 
-def _spread(stacks: Mapping[str, set[int]], *, limit: int) -> list[RoleKey]:
-    """Up to `limit` places: every role at as many depths as fit, at most `DEPTHS`."""
+def _spread(stacks: Mapping[str, set[int]], *, limit: int, depths: int) -> list[RoleKey]:
+    """Up to `limit` places: every role at as many depths as fit, at most `depths`."""
     if not stacks:
         return []
     roles = sorted(stacks, key=_role_order)[:limit]
-    depths = max(1, min(DEPTHS, limit // len(roles)))
+    depths = max(1, min(depths, limit // len(roles)))
     chosen = [
         RoleKey(role=role, layer=None if layer < 0 else layer)
         for role in roles
@@ -247,9 +250,9 @@ def _depths(layers: list[int], count: int) -> list[int]:
     return [layers[at] for at in sorted(chosen)]
 
 
-def _band_weights(shape: tuple[int, ...]) -> int:
+def _band_weights(shape: tuple[int, ...], *, most: int, least_rows: int) -> int:
     """Whole rows, rounded up to a whole group: some rows end inside one (6,826 columns)."""
-    rows = max(MIN_BAND_ROWS, SPAN_WEIGHTS // shape[1])
+    rows = max(least_rows, most // shape[1])
     return min(math.prod(shape), math.ceil(rows * shape[1] / GROUP) * GROUP)
 
 
@@ -257,13 +260,15 @@ def _span(key: RoleKey, shape: tuple[int, ...]) -> Span:
     size = math.prod(shape)
     if key.role in EMBEDDING_ROLES or not is_matrix(key):
         return Span(key=key, start=0, count=_edge_weights(key, shape))
+    if _suffix(key.role) in END_MATRICES and len(shape) == 2:
+        return Span(key=key, start=0, count=_band_weights(shape, most=EDGE_WEIGHTS, least_rows=1))
     if is_writer(key) and len(shape) == 2:
-        return Span(key=key, start=0, count=_band_weights(shape))
+        return Span(key=key, start=0, count=_band_weights(shape, most=SPAN_WEIGHTS, least_rows=MIN_BAND_ROWS))
     return Span(key=key, start=0, count=min(size, SPAN_WEIGHTS))
 
 
 def _edge_weights(key: RoleKey, shape: tuple[int, ...]) -> int:
-    """Whole rows from the top of the vocabulary: those that an extension leaves in place."""
+    """Whole rows from the first one on; of an embedding those that an extension leaves in place."""
     most = EMBED_WEIGHTS if key.role == "embed" else EDGE_WEIGHTS
     size = math.prod(shape)
     if len(shape) < 2:

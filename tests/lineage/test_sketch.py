@@ -144,7 +144,10 @@ def test_a_shortened_sketch_is_compared_on_what_is_left() -> None:
 def test_specimens_that_share_next_to_nothing_are_parts_of_their_own() -> None:
     whole = [specimen_of(f"m{i}", fresh(i)) for i in range(3)]
     few = [
-        without(specimen_of(f"f{i}", fresh(20 + i)), "mlp", "attn.o", "1.", "2.") for i in (0, 1)
+        without(
+            specimen_of(f"f{i}", fresh(20 + i)), "mlp", "attn.o", "attn.q", "attn.k", "1.", "2."
+        )
+        for i in (0, 1)
     ]
     parts = comparable_parts([*few, *whole])
     assert sorted(map(len, parts)) == [2, 3]

@@ -1,0 +1,170 @@
+"""From a decision to the edges it means, with their evidence, and the candidates that lost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ..records import Clue, InferredEdge, RejectedParent, Relation
+from .blends import Blend
+from .evidence import direction_clues, edge_clues, edge_confidence, sum_confidence
+from .family import Family
+from .laundered import Laundering
+from .merges import MIN_SHARE
+from .placement import Placement, descends
+from .relation import Step, classify
+from .washing import washed_relation, washing_clues, washing_detail
+
+RUNNERS = 3
+
+
+def edges_of(
+    family: Family,
+    decision: Placement,
+    placed: Mapping[int, Placement],
+    kin: Mapping[int, Clue],
+) -> list[InferredEdge]:
+    if decision.blend is not None:
+        return _blend_edges(family, decision, decision.blend, kin)
+    if decision.mixture is not None:
+        return _merge_edges(family, decision, placed, kin)
+    return [_single_edge(family, decision, parent, kin) for parent in decision.parents]
+
+
+def _single_edge(
+    family: Family, decision: Placement, parent: int, kin: Mapping[int, Clue]
+) -> InferredEdge:
+    child = decision.child
+    if decision.washing is not None:
+        return _washed_edge(family, decision, parent, decision.washing)
+    step = classify(
+        family.members[child],
+        family.members[parent],
+        delta=family.delta(child, parent),
+        traits=family.traits[child],
+        rule=decision.rule,
+    )
+    runner = next((i for i in family.nearest(child) if i != parent), None)
+    clues = (*edge_clues(family, decision, parent, step=step, runner=runner), kin[parent])
+    return _edge(family, decision, parent, step=step, clues=clues)
+
+
+def _washed_edge(
+    family: Family, decision: Placement, parent: int, washing: Laundering
+) -> InferredEdge:
+    step = Step(relation=washed_relation(washing), detail=washing_detail(washing))
+    return _edge(family, decision, parent, step=step, clues=washing_clues(washing))
+
+
+def _edge(
+    family: Family,
+    decision: Placement,
+    parent: int,
+    *,
+    step: Step,
+    clues: tuple[Clue, ...],
+    share: float | None = None,
+) -> InferredEdge:
+    arrows = direction_clues(family, decision, parent)
+    return InferredEdge(
+        child=family.members[decision.child].node,
+        parent=family.members[parent].node,
+        relation=step.relation,
+        confidence=edge_confidence(decision, clues, dated=family.dated),
+        direction_confidence=sum_confidence(arrows, prior=0.0),
+        detail=step.detail,
+        share=share,
+        clues=(*clues, *(c for c in arrows if c.kind != "time")),
+    )
+
+
+def _merge_edges(
+    family: Family,
+    decision: Placement,
+    placed: Mapping[int, Placement],
+    kin: Mapping[int, Clue],
+) -> list[InferredEdge]:
+    """One edge a parent; the common base of a task arithmetic stands in the detail."""
+    mixture = decision.mixture
+    if mixture is None:
+        return []
+    weights = {i: w for i, w in mixture.weights.items() if abs(w) >= MIN_SHARE}
+    base = _task_base(weights, placed)
+    detail: dict[str, object] = {"method": "linear"}
+    if base is not None:
+        named = family.members[base].node
+        detail = {"method": "task_arithmetic", "base": named, "base_share": round(weights[base], 4)}
+    step = Step(relation=Relation.MERGE, detail=detail)
+    parents = [i for i in weights if i != base and weights[i] > 0]
+    return [
+        _edge(
+            family,
+            decision,
+            parent,
+            step=step,
+            clues=(*edge_clues(family, decision, parent, step=step, runner=None), kin[parent]),
+            share=round(weights[parent], 4),
+        )
+        for parent in parents
+    ]
+
+
+def _blend_edges(
+    family: Family, decision: Placement, blend: Blend, kin: Mapping[int, Clue]
+) -> list[InferredEdge]:
+    """One edge a parent, with its share of the sum of weights; the recipe's own in the detail."""
+    named = {i: family.members[i].node for i in (*blend.weights, *blend.collinear)}
+    detail = {"method": blend.method, **blend.detail}
+    detail["weights"] = {named[i]: round(w, 4) for i, w in blend.weights.items()}
+    if blend.base is not None:
+        detail["base"] = family.members[blend.base].node
+    if blend.collinear:
+        detail["collinear"] = [named[i] for i in blend.collinear]
+    step = Step(relation=Relation.MERGE, detail=detail)
+    total = sum(blend.weights.values())
+    return [
+        _edge(
+            family,
+            decision,
+            parent,
+            step=step,
+            clues=(*edge_clues(family, decision, parent, step=step, runner=None), kin[parent]),
+            share=round(weight / total, 4),
+        )
+        for parent, weight in blend.weights.items()
+    ]
+
+
+def _task_base(weights: Mapping[int, float], placed: Mapping[int, Placement]) -> int | None:
+    """The member that all others descend from, when two or more others are mixed."""
+    for member in weights:
+        others = [i for i in weights if i != member]
+        if len(others) > 1 and all(descends(i, member, placed) for i in others):
+            return member
+    return None
+
+
+def runners_up(family: Family, decision: Placement) -> list[RejectedParent]:
+    child = decision.child
+    others = [i for i in family.nearest(child) if i not in decision.parents][:RUNNERS]
+    chosen = decision.parents[0] if decision.parents else None
+    return [
+        RejectedParent(
+            child=family.members[child].node,
+            parent=family.members[other].node,
+            rank=rank,
+            score=family.geometry.relative(child, other),
+            rejected_because=decision.passed_over.get(other)
+            or _why_further(family, child, other, chosen),
+        )
+        for rank, other in enumerate(others, start=1)
+    ]
+
+
+def _why_further(family: Family, child: int, other: int, chosen: int | None) -> str:
+    if chosen is None:
+        return "no parent is believed"
+    mine = family.geometry.square_distance(child, chosen)
+    theirs = family.geometry.square_distance(child, other)
+    if theirs >= mine:
+        return f"further: {theirs / max(mine, 1e-30):.3g} times the squared distance"
+    return "nearer, but the chosen parent explains the child exactly"
