@@ -27,10 +27,14 @@ ACROSS_ALL = 2_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InferenceReport:
-    """What inference went through: buckets, models compared, pairs tested, edges believed."""
+    """What inference went through: buckets, models compared, pairs tested, edges believed.
+
+    `placed` counts the models whose parents were decided; in large buckets only what is new.
+    """
 
     buckets: int
     models: int
+    placed: int
     pairs: int
     related: int
     edges: int
@@ -46,10 +50,11 @@ def infer_store(
     shapes: Collection[str] | None = None,
     progress: Progress | None = None,
     original: str | None = None,
+    large: int = LARGE,
 ) -> InferenceReport:
     """Infer parents in every shape bucket, or in the named ones, and store the edges.
 
-    Of a bucket of more than `LARGE` models not all pairs are compared, and only what is new in it
+    Of a bucket of more than `large` models not all pairs are compared, and only what is new in it
     is placed.
     Of exact copies that nothing else tells apart, `original` and the releases mapped before are
     taken as the originals. A sketch that cannot be read back is named in the report and left out.
@@ -63,7 +68,7 @@ def infer_store(
         if row.shape_key is not None and (shapes is None or row.shape_key in shapes):
             buckets.setdefault(row.shape_key, []).append(row)
     watch.stage("infer", len(buckets))
-    work = _Work(registry=registry, compute=compute)
+    work = _Work(registry=registry, compute=compute, large=large)
     for key in sorted(buckets):
         work.infer(buckets[key], originals)
         watch.step(key)
@@ -73,6 +78,7 @@ def infer_store(
     return InferenceReport(
         buckets=len(buckets),
         models=rows - len(work.unreadable),
+        placed=len(work.decided - work.unreadable.keys()),
         pairs=sum(one.pairs_tested for one in found),
         related=sum(one.pairs_related for one in found),
         edges=sum(len(one.edges) for one in found),
@@ -86,6 +92,7 @@ class _Work:
 
     registry: Registry
     compute: Compute
+    large: int
     found: list[Inference] = field(default_factory=list)
     decided: set[str] = field(default_factory=set)
     orphans: list[Specimen] = field(default_factory=list)
@@ -96,7 +103,7 @@ class _Work:
     def infer(self, rows: Sequence[SketchRow], originals: Collection[str]) -> None:
         """One bucket: all its pairs where it is small, else each model among its nearest."""
         self.inputs += sorted(row.sketch_digest or row.sketch_path for row in rows)
-        if len(rows) > LARGE:
+        if len(rows) > self.large:
             self._infer_large(rows)
         else:
             self._infer_whole(rows, originals)

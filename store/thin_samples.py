@@ -48,7 +48,7 @@ class ThinSampleStore:
         try:
             if path.stat().st_size > MAX_BYTES:
                 return {}
-            with np.load(path, allow_pickle=False) as file:
+            with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
                 return _decode(file)
         except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
             return {}

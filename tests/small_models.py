@@ -187,12 +187,12 @@ def hub_source(url: str, **more: Any) -> HubSource:
     return HubSource(endpoint=url, **more)
 
 
-def infer_once(store: Path) -> InferenceReport:
+def infer_once(store: Path, **more: Any) -> InferenceReport:
     """Infer parents of everything in a store."""
     with one_thread(), Registry.open(store) as registry:
         now = utc_now()
         scan = registry.start_scan(kind="infer", source="store", parameters={}, now=now)
-        report = infer_store(registry, scan=scan, now=now, compute=Compute(device="cpu"))
+        report = infer_store(registry, scan=scan, now=now, compute=Compute(device="cpu"), **more)
         judge_claims(registry, scan=scan, now=now)
         registry.finish_scan(scan, status="done", now=now)
     return report

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..compute import Compute
-from ..records import InferredEdge, RejectedParent, Relation
+from ..records import Clue, InferredEdge, RejectedParent, Relation
 from .circles import without_circles
 from .crowd_order import crowd_order
 from .edges import edges_of, runners_up
@@ -197,8 +197,10 @@ def _infer_part(
         moved = _drawn_away(rows, wanted, rank, settled, compute)
         settled = {i: d for i, d in settled.items() if i not in moved}
         wanted = np.array([i for i in order if i not in settled], dtype=np.int64)
+    if not wanted.size:
+        return Inference(), set()
     near = nearest_rows(rows, compute=compute, before=rank, wanted=wanted)
-    hubs = hubs_of(near)
+    hubs = hubs_of(near, parents=[p for d in settled.values() for p in d.parents])
     near_hubs = nearest_rows(
         rows, compute=compute, before=rank, among=hubs, wanted=wanted, count=HUBS
     )
@@ -286,14 +288,16 @@ def _place(crowd: _Crowd, child: int, near: Sequence[int], rank: Ints) -> None:
     last = len(context)
     decision = place(family, last, placed)
     placed[last] = decision
-    kinship = kinship_of(
-        one, members[:-1], null_sd=crowd.null_sd, tests=crowd.tests, compute=crowd.compute
-    )
-    clues = {p: kinship_clue(kinship, last, p) for p in decision.parents}
+    clues = {p: _kin_clue(crowd, one, members[p]) for p in decision.parents}
     crowd.edges += edges_of(family, decision, placed, clues)
     crowd.rejected += runners_up(family, decision)
     back = {at: i for i, at in local.items()}
     crowd.placed[child] = _renumbered(decision, back)
+
+
+def _kin_clue(crowd: _Crowd, one: Specimen, parent: Specimen) -> Clue:
+    kin = kinship_of(one, [parent], null_sd=crowd.null_sd, tests=crowd.tests, compute=crowd.compute)
+    return kinship_clue(kin, 1, 0)
 
 
 def _renumbered(decision: Placement, number: Mapping[int, int]) -> Placement:

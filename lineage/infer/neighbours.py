@@ -126,10 +126,12 @@ def nearest_rows(
     """
     pool = np.arange(len(rows)) if among is None else among
     asked = np.arange(len(rows)) if wanted is None else wanted
-    coarse = rows[:, ::COARSE] - rows[pool, ::COARSE].mean(axis=0)
-    norms = np.einsum("ij,ij->i", coarse, coarse)
     index = np.full((len(asked), count), -1, dtype=np.int64)
     square = np.full((len(asked), count), np.inf, dtype=np.float32)
+    if not pool.size:
+        return Nearest(index=index, square=square)
+    coarse = rows[:, ::COARSE] - rows[pool, ::COARSE].mean(axis=0)
+    norms = np.einsum("ij,ij->i", coarse, coarse)
     for start in range(0, len(asked), TILE):
         at = asked[start : start + TILE]
         away = norms[at, None] + norms[None, pool] - 2 * compute.cross(coarse[at], coarse[pool])
@@ -158,9 +160,9 @@ def _ranked(rows: Float32, row: int, others: Ints, count: int) -> tuple[Ints, Fl
     return others[order], exact[order]
 
 
-def hubs_of(near: Nearest) -> Ints:
-    """Rows that most others have among their nearest: what a crowd was made from."""
-    counts = Counter(near.index[near.index >= 0].tolist())
+def hubs_of(near: Nearest, *, parents: Iterable[int] = ()) -> Ints:
+    """Rows that most others have for a parent or among their nearest: what a crowd came from."""
+    counts = Counter((*near.index[near.index >= 0].tolist(), *parents))
     return np.array(sorted(i for i, _ in counts.most_common(MOST_HUBS)), dtype=np.int64)
 
 

@@ -261,9 +261,14 @@ def _span(key: RoleKey, shape: tuple[int, ...]) -> Span:
     if key.role in EMBEDDING_ROLES or not is_matrix(key):
         return Span(key=key, start=0, count=_edge_weights(key, shape))
     if _suffix(key.role) in END_MATRICES and len(shape) == 2:
-        return Span(key=key, start=0, count=_band_weights(shape, most=EDGE_WEIGHTS, least_rows=1))
+        count = _band_weights(shape, most=EDGE_WEIGHTS, least_rows=1)
+        return Span(key=key, start=0, count=count)
     if is_writer(key) and len(shape) == 2:
-        return Span(key=key, start=0, count=_band_weights(shape, most=SPAN_WEIGHTS, least_rows=MIN_BAND_ROWS))
+        return Span(
+            key=key,
+            start=0,
+            count=_band_weights(shape, most=SPAN_WEIGHTS, least_rows=MIN_BAND_ROWS),
+        )
     return Span(key=key, start=0, count=min(size, SPAN_WEIGHTS))
 
 

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -175,3 +176,67 @@ def test_a_child_with_a_layer_fewer_is_found_across_buckets(tmp_path: Path) -> N
     ((child, parent, relation, detail),) = edges
     assert (child, parent, relation) == ("ann/cut", "lab/deep", "prune")
     assert json.loads(detail) == {"kind": "depth", "layers": [0, 1, 3]}
+
+
+def edges_of(store: Path) -> set[tuple[str, str, str]]:
+    found = rows_of(store, "SELECT child, parent, relation FROM v1.edges WHERE inferred")
+    return {(child, parent, relation) for child, parent, relation in found}
+
+
+def test_a_large_bucket_gives_the_same_edges(store: Path) -> None:
+    infer_once(store)
+    whole = edges_of(store)
+    assert whole
+    report = infer_once(store, large=1)
+    assert edges_of(store) == whole
+    # The code has decided them all before.
+    assert (report.models, report.placed) == (4, 1)
+
+
+def test_in_a_large_bucket_only_what_is_new_is_placed(tmp_path: Path) -> None:
+    hub, base = tmp_path / "hub", tiny_weights("base")
+    names = ["lab/base", *(f"ann/child-{i}" for i in range(4))]
+    write_model(hub, names[0], base)
+    for name in names[1:]:
+        write_model(hub, name, tuned(base, name))
+    date_in_order(hub, *names)
+    scan_served(tmp_path / "store", hub)
+    first = infer_once(tmp_path / "store", large=2)
+    assert first.placed == 5
+    assert {(c, p) for c, p, _ in edges_of(tmp_path / "store")} == {
+        (name, "lab/base") for name in names[1:]
+    }
+    write_model(hub, "zoe/late", tuned(base, "late"))
+    date_in_order(hub, *names, "zoe/late")
+    scan_served(tmp_path / "store", hub)
+    second = infer_once(tmp_path / "store", large=2)
+    assert (second.models, second.placed) == (6, 1)
+    assert ("zoe/late", "lab/base", "finetune") in edges_of(tmp_path / "store")
+    assert len(edges_of(tmp_path / "store")) == 5
+
+
+def test_a_large_bucket_without_its_thin_samples_is_placed_all_the_same(store: Path) -> None:
+    infer_once(store, large=2)
+    shutil.rmtree(store / "sketches" / "thin")
+    assert infer_once(store, large=2).placed == 1
+    assert (store / "sketches" / "thin").is_dir()
+
+
+def test_a_damaged_sketch_in_a_large_bucket_is_named(store: Path) -> None:
+    infer_once(store, large=2)
+    (path,) = [p for m, p in sketch_paths(store) if m == "ann/child"]
+    (store / "sketches" / path).write_bytes(b"nothing")
+    with_new_code(store)
+    report = infer_once(store, large=2)
+    assert set(report.unreadable) == {"ann/child"}
+    assert any(child == "bob/child" for child, _, _ in edges_of(store))
+
+
+def sketch_paths(store: Path) -> list[tuple[str, str]]:
+    return [(row.model, row.sketch_path) for row in ask(store, lambda r: r.sketched())]
+
+
+def with_new_code(store: Path) -> None:
+    """As if every model had been decided by an older inference."""
+    with duckdb.connect(store / "registry.duckdb") as connection:
+        connection.execute("UPDATE internal.placements SET code_version = 'older'")
