@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ..lineage.errors import MalformedFile, NotComparable, RegistryError
 from ..lineage.records import Clue
 from ..store.facts import Candidate, Claim, EdgeEvidence, Why
 from ..store.registry import Registry
 from .output import emit
 from .trees import one_line, relation_words, show_words
+from .weights import WeightComparison, compare_sketches, summary_of
 
 AGREES, DISAGREES, UNRESOLVED = "agrees", "disagrees", "unresolved"
 DIRECTION = frozenset({"drift", "lost precision", "averaging"})
@@ -34,12 +36,14 @@ class JudgedClaim:
 class EvidenceReport:
     """The evidence for and against the parents of a child, or one of them, and the claims judged.
 
-    `asked` is the parent that was asked for, None for all.
+    `asked` is the parent that was asked for, None for all. `measured` holds what the sketches say
+    of the child against each parent and each runner-up that has one of the same shape, by name.
     """
 
     why: Why
     claims: tuple[JudgedClaim, ...]
     asked: str | None
+    measured: Mapping[str, WeightComparison]
 
     @property
     def silence(self) -> str | None:
@@ -54,12 +58,13 @@ class EvidenceReport:
         """The JSON shape: child, edges with their clues, claims, candidates."""
         return {
             "child": self.why.child,
-            "edges": [_edge_mapping(edge) for edge in self.why.edges],
+            "edges": [edge_mapping(edge) for edge in self.why.edges],
             "claims": [
                 {**asdict(one.claim), "verdict": one.verdict, "because": one.note or None}
                 for one in self.claims
             ],
             "candidates": [asdict(candidate) for candidate in self.why.candidates],
+            "measured": [{"model": name, **summary_of(one)} for name, one in self.measured.items()],
         }
 
     def clue_rows(self) -> list[dict[str, Any]]:
@@ -87,8 +92,29 @@ def explain(registry: Registry, child: str, *, parent: str | None = None) -> Evi
     kin = registry.ancestors(child) if named else []
     judge = _Judge(whole, above={k.model for k in kin if k.confidence > 0}, read=read)
     return EvidenceReport(
-        why=shown, claims=tuple(judge.judge(claim) for claim in shown.claims), asked=asked
+        why=shown,
+        claims=tuple(judge.judge(claim) for claim in shown.claims),
+        asked=asked,
+        measured=_measured(registry, shown),
     )
+
+
+def _measured(registry: Registry, why: Why) -> dict[str, WeightComparison]:
+    """The child's sketch on that of each parent and runner-up, as far as they can be compared."""
+    named = [edge.parent for edge in why.edges if edge.inferred]
+    named += [one.parent for one in why.candidates]
+    rows = {row.model: row for row in registry.sketched(names=[why.child, *named])}
+    child = rows.get(why.child)
+    found: dict[str, WeightComparison] = {}
+    for name in dict.fromkeys(named):
+        other = rows.get(name)
+        if child is None or other is None or other.shape_key != child.shape_key:
+            continue
+        try:
+            found[name] = compare_sketches(registry.sketches, child, other)
+        except (NotComparable, RegistryError, MalformedFile):
+            continue
+    return found
 
 
 def says(clue: Clue) -> str:
@@ -102,7 +128,7 @@ def says(clue: Clue) -> str:
 def show_evidence(report: EvidenceReport) -> None:
     """Print the evidence for a person."""
     for edge in report.why.edges:
-        _show_edge(edge)
+        show_edge(edge)
     if report.claims:
         show_words(("Claims of the card", "bold"))
         columns = ("as written", "names", "where", "verdict")
@@ -111,6 +137,10 @@ def show_evidence(report: EvidenceReport) -> None:
         show_words(("Runners-up", "bold"))
         columns = ("rank", "parent", "distance", "rejected because")
         _table([_candidate_cells(one) for one in report.why.candidates], columns)
+    if len(report.measured) > 1:
+        show_words(("Side by side with the child", "bold"))
+        cells = [_measured_cells(name, one) for name, one in report.measured.items()]
+        _table(cells, ("model", "distance", "unchanged blocks", "same weights", "difference"))
 
 
 class _Judge:
@@ -147,7 +177,8 @@ class _Judge:
         return UNRESOLVED, "the weights name no parent"
 
 
-def _edge_mapping(edge: EdgeEvidence) -> dict[str, Any]:
+def edge_mapping(edge: EdgeEvidence) -> dict[str, Any]:
+    """The JSON shape of an edge with its clues."""
     return {**asdict(edge), "clues": [_clue_mapping(clue) for clue in edge.clues]}
 
 
@@ -155,7 +186,8 @@ def _clue_mapping(clue: Clue) -> dict[str, Any]:
     return {**asdict(clue), "says": says(clue)}
 
 
-def _show_edge(edge: EdgeEvidence) -> None:
+def show_edge(edge: EdgeEvidence) -> None:
+    """Print one edge with its clues."""
     show_words((one_line(edge.child), "bold"), (" ← ", ""), (one_line(edge.parent), "bold"))
     how = one_line(relation_words(edge.relation, edge.detail, edge.share), limit=70)
     show_words((f"  {how}; {_standing(edge)}", ""))
@@ -210,6 +242,16 @@ def _candidate_cells(one: Candidate) -> dict[str, Any]:
     }
 
 
-def _table(rows: list[Mapping[str, Any]], columns: tuple[str, ...]) -> None:
+def _measured_cells(name: str, one: WeightComparison) -> dict[str, Any]:
+    return {
+        "model": one_line(name),
+        "distance": one.relative_distance,
+        "unchanged blocks": f"{one.unchanged} of {len(one.blocks)}",
+        "same weights": f"{one.same_share:.1%}",
+        "difference": one.form,
+    }
+
+
+def _table(rows: Sequence[Mapping[str, Any]], columns: tuple[str, ...]) -> None:
     emit(rows, output_format="table", columns=columns)
     show_words(("", ""))

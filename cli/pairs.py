@@ -10,8 +10,9 @@ from typing import Any
 from ..lineage.errors import MalformedFile, NotComparable, RegistryError
 from ..lineage.records import Score
 from ..lineage.safety.profile import COHERENCE, REFUSAL_HARMFUL, REFUSAL_HARMLESS, SELECTIVE_REFUSAL
-from ..store.facts import SketchRow
+from ..store.facts import Candidate, EdgeEvidence, SketchRow
 from ..store.registry import Registry
+from .evidence import edge_mapping, show_edge
 from .output import emit
 from .trees import one_line, show_words, steps_from
 from .weights import BlockComparison, WeightComparison, compare_sketches
@@ -50,7 +51,11 @@ class Kinship:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pair:
-    """Two models side by side; `weights` None and `not_comparable` the reason, or the reverse."""
+    """Two models side by side; `weights` None and `not_comparable` the reason, or the reverse.
+
+    `edges` are the edges between the two with their clues, in either direction, and `rejected` the
+    reasons why one lost as a parent of the other.
+    """
 
     names: tuple[str, str]
     facts: tuple[Mapping[str, Any], Mapping[str, Any]]
@@ -58,6 +63,8 @@ class Pair:
     refusal: tuple[Mapping[str, Score], Mapping[str, Score]]
     weights: WeightComparison | None
     not_comparable: str | None
+    edges: tuple[EdgeEvidence, ...]
+    rejected: tuple[tuple[str, Candidate], ...]
 
     def block_rows(self) -> list[dict[str, Any]]:
         """One flat row a block; none when the weights cannot be compared."""
@@ -74,6 +81,8 @@ class Pair:
             "facts": [dict(one) for one in self.facts],
             "kinship": asdict(self.kinship),
             "refusal": [{p: _score_mapping(s) for p, s in one.items()} for one in self.refusal],
+            "edges": [edge_mapping(edge) for edge in self.edges],
+            "rejected": [{"child": child, **asdict(one)} for child, one in self.rejected],
             "weights": weights,
             "not_comparable": self.not_comparable,
             "blocks": self.block_rows(),
@@ -100,7 +109,17 @@ def compare_models(registry: Registry, a: str, b: str) -> Pair:
         refusal=(_refusal(registry, names[0]), _refusal(registry, names[1])),
         weights=weights,
         not_comparable=reason,
+        **_evidence(registry, *names),
     )
+
+
+def _evidence(registry: Registry, a: str, b: str) -> dict[str, Any]:
+    """Edges and lost candidacies between two models, both ways."""
+    both = [registry.why(child, parent) for child, parent in ((a, b), (b, a))]
+    return {
+        "edges": tuple(edge for why in both for edge in why.edges),
+        "rejected": tuple((why.child, one) for why in both for one in why.candidates),
+    }
 
 
 def find_kinship(registry: Registry, a: str, b: str) -> Kinship:
@@ -144,8 +163,13 @@ def show_pair(pair: Pair) -> None:
         if probe in pair.refusal[0] or probe in pair.refusal[1]
     ]
     emit(rows, output_format="table", columns=("", "a", "b"))
+    show_words(("", ""))
+    for edge in pair.edges:
+        show_edge(edge)
+    for child, lost in pair.rejected:
+        told = f"{lost.parent} is no parent of {child}: {lost.rejected_because}"
+        show_words((one_line(told), ""))
     if pair.weights is not None:
-        show_words(("", ""))
         show_words((_summary(pair.weights), "bold"))
         columns = ("block", "distance", "same", "rank", "cosine", "sampled")
         cells = [_block_cells(one) for one in pair.weights.blocks]

@@ -97,7 +97,8 @@ def relation_words(relation: str | None, detail: Mapping[str, Any], share: float
     """A relation with its short detail: `finetune lora r4`, `quantized 4-bit`, `merge 0.60`."""
     if relation is None:
         return "unknown relation"
-    return " ".join(part for part in (relation, _detail(relation, detail, share)) if part)
+    unsure = "direction unsure" if detail.get("direction") == "unsure" else ""
+    return " ".join(part for part in (relation, _detail(relation, detail, share), unsure) if part)
 
 
 def one_line(text: object, *, limit: int | None = None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..lineage.errors import NotComparable
 from ..store.facts import SketchRow
@@ -77,6 +77,17 @@ def compare_sketches(sketches: SketchStore, a: SketchRow, b: SketchRow) -> Weigh
         same_share=sum(one.same for one in delta.blocks.values()) / total if total else 0.0,
         form=_form(delta, delta_shape(first, second, delta)),
     )
+
+
+def summary_of(one: WeightComparison) -> dict[str, Any]:
+    """The whole without its blocks, as JSON has it."""
+    return {
+        "blocks": len(one.blocks),
+        "unchanged": one.unchanged,
+        "relative_distance": one.relative_distance,
+        "same_share": one.same_share,
+        "form": one.form,
+    }
 
 
 def _block(first: Specimen, second: Specimen, one: BlockDelta) -> BlockComparison:

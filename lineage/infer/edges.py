@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from ..records import Clue, InferredEdge, RejectedParent, Relation
 from .blends import Blend
@@ -15,6 +16,8 @@ from .relation import Step, classify
 from .washing import washed_relation, washing_clues, washing_detail
 
 RUNNERS = 3
+# Less than three to one is said to be unsure.
+SURE_DIRECTION = 0.75
 
 
 def edges_of(
@@ -48,6 +51,11 @@ def _single_edge(
     return _edge(family, decision, parent, step=step, clues=clues)
 
 
+def told_unsure(detail: Mapping[str, Any], direction: float) -> Mapping[str, Any]:
+    """The detail of an edge, with a word where the weights do not tell parent from child."""
+    return detail if direction >= SURE_DIRECTION else {**detail, "direction": "unsure"}
+
+
 def _washed_edge(
     family: Family, decision: Placement, parent: int, washing: Laundering
 ) -> InferredEdge:
@@ -65,13 +73,14 @@ def _edge(
     share: float | None = None,
 ) -> InferredEdge:
     arrows = direction_clues(family, decision, parent)
+    direction = sum_confidence(arrows, prior=0.0)
     return InferredEdge(
         child=family.members[decision.child].node,
         parent=family.members[parent].node,
         relation=step.relation,
         confidence=edge_confidence(decision, clues, dated=family.dated),
-        direction_confidence=sum_confidence(arrows, prior=0.0),
-        detail=step.detail,
+        direction_confidence=direction,
+        detail=told_unsure(step.detail, direction),
         share=share,
         clues=(*clues, *(c for c in arrows if c.kind != "time")),
     )

@@ -13,7 +13,7 @@ from .evidence import kinship_clue
 from .family import assemble
 from .hidden import HiddenModel, insert_hidden
 from .kinship import Kinship, families, measure_kinship
-from .placement import Placement, place, place_again
+from .placement import Placement, place, place_again, with_support
 from .specimen import Specimen, comparable_parts, content_key
 from .washing import find_sources
 
@@ -96,6 +96,7 @@ def _infer_family(
         placed[child] = place(family, child, placed)
     for child in family.order:
         placed[child] = place_again(family, child, placed)
+    placed = {child: with_support(family, child, placed) for child in family.order}
     edges: list[InferredEdge] = []
     rejected: list[RejectedParent] = []
     for decision in placed.values():

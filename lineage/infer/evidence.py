@@ -19,6 +19,7 @@ from .likelihood import child_scorer, exact_share, path_confidence
 from .order import arrow_llr
 from .placement import Placement
 from .relation import Step
+from .support import REPLICATES
 
 EXACT = 8.0
 PRIOR = -1.0
@@ -104,7 +105,11 @@ def _decisive(decision: Placement) -> list[Clue]:
     ]
     told = "log-odds of this place on the path against the next best"
     rest = decision.odds - sum(clue.llr for clue in parts)
-    return [Clue(kind="geometry", statistic=told, value=decision.odds, llr=rest), *parts]
+    found = [Clue(kind="geometry", statistic=told, value=decision.odds, llr=rest), *parts]
+    if decision.support is not None:
+        told = "share of resampled weights that name the same parent"
+        found.append(Clue(kind="bootstrap", statistic=told, value=decision.support, n=REPLICATES))
+    return found
 
 
 def _exact_clue(decision: Placement) -> Clue:

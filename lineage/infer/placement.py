@@ -15,7 +15,7 @@ Rules are tried from the exact to the statistical, and the first that applies de
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 from .blends import Blend, find_blend
@@ -24,8 +24,9 @@ from .family import Family, mixture_of
 from .laundered import Laundering, find_source
 from .likelihood import child_scorer, hidden_scorer
 from .merges import MIN_SHARE, Mixture
-from .path import MAX_OTHERS, PathClues, path_clues
+from .path import MAX_OTHERS, PathClues, Sample, path_clues
 from .relation import SHUFFLED_ROWS
+from .support import support_of
 
 FROZEN_SHARE = 0.1
 SAME_SHARE = 0.01
@@ -43,6 +44,7 @@ class Placement:
 
     `kept` is False when the nearest member was ruled out as a sibling; `odds` are the log-odds of
     the chosen place on the path against the next best, and `clues` those of the step that decided.
+    `support` is the share of resampled weights that name the same parent, where it was measured.
     `sibling` is set when the child shares a path with that member which nothing published explains.
     """
 
@@ -57,6 +59,7 @@ class Placement:
     odds: float | None = None
     clues: PathClues | None = None
     measure: float | None = None
+    support: float | None = None
     passed_over: Mapping[int, str] = field(default_factory=dict)
 
 
@@ -91,6 +94,24 @@ def place_again(family: Family, child: int, placed: Mapping[int, Placement]) -> 
     if placed[child].rule != "nearest":
         return placed[child]
     return _nearest(family, child, family.nearest(child), placed)
+
+
+def with_support(family: Family, child: int, placed: Mapping[int, Placement]) -> Placement:
+    """The decision with its bootstrap support, where a path was weighed.
+
+    Notes
+    -----
+    Sixteen decisions on 4,096 weights each: some 30 ms.
+    """
+    decision = placed[child]
+    if decision.rule != "nearest" or decision.odds is None:
+        return decision
+    near = family.nearest(child)
+
+    def decide(sample: Sample) -> int:
+        return _nearest(replace(family, sample=sample), child, near, placed).parents[0]
+
+    return replace(decision, support=support_of(decide, family.sample))
 
 
 def _copy(family: Family, child: int, near: Sequence[int]) -> Placement | None:

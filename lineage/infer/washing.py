@@ -123,6 +123,6 @@ def _edge(child: Specimen, source: Specimen, found: Laundering) -> InferredEdge:
         relation=washed_relation(found),
         confidence=sum_confidence(clues),
         direction_confidence=0.97 if dated else 0.5,
-        detail=washing_detail(found),
+        detail=washing_detail(found) | ({} if dated else {"direction": "unsure"}),
         clues=clues,
     )

@@ -34,6 +34,20 @@ def test_table_holds_facts_kinship_refusal_and_weights(look: Run) -> None:
     assert all(len(line) <= 100 for line in text.splitlines())
 
 
+def test_evidence_between_the_two_is_shown_whichever_is_named_first(look: Run) -> None:
+    for pair in (("dave/freed", "alice/chat"), ("alice/chat", "dave/freed")):
+        (found,) = json.loads(look("compare", *pair, "--format", "json").stdout)
+        (edge,) = found["edges"]
+        assert (edge["child"], edge["parent"]) == ("dave/freed", "alice/chat")
+        assert edge["clues"]
+        assert "dave/freed ← alice/chat" in look("compare", *pair).stdout
+    (found,) = json.loads(look("compare", "dave/freed", "lab/base", "--format", "json").stdout)
+    assert found["edges"] == []
+    assert found["rejected"][0]["rejected_because"].startswith("further")
+    told = look("compare", "dave/freed", "lab/base").stdout
+    assert "lab/base is no parent of dave/freed: further" in told
+
+
 def test_an_edit_is_rank_one_in_the_writers_only(look: Run) -> None:
     blocks = blocks_of(look, "dave/freed", "alice/chat")
     assert {name: block["rank"] for name, block in blocks.items()} == {

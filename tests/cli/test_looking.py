@@ -133,12 +133,27 @@ def test_why_tells_for_against_and_uncounted(look: Run) -> None:
 
 def test_why_as_json_is_nested_by_edge(look: Run) -> None:
     (found,) = json.loads(look("why", "dave/freed", "--format", "json").stdout)
-    assert set(found) == {"child", "edges", "claims", "candidates"}
+    assert set(found) == {"child", "edges", "claims", "candidates", "measured"}
     believed = next(edge for edge in found["edges"] if edge["inferred"])
     assert (believed["parent"], believed["relation"]) == ("alice/chat", "edit")
     assert believed["clues"][0]["says"] == "speaks for"
     assert found["claims"][0]["verdict"] == "disagrees"
     assert found["candidates"][0]["rejected_because"].startswith("further")
+
+
+def test_why_lays_the_runner_up_beside_the_parent(look: Run) -> None:
+    (found,) = json.loads(look("why", "dave/freed", "--format", "json").stdout)
+    parent, runner = (
+        next(one for one in found["measured"] if one["model"] == name)
+        for name in ("alice/chat", "lab/base")
+    )
+    assert parent["form"] == "a targeted edit of rank 1"
+    assert parent["unchanged"] == 1
+    assert runner["unchanged"] == 0
+    assert parent["relative_distance"] < runner["relative_distance"]
+    text = look("why", "dave/freed").stdout
+    assert "Side by side with the child" in text
+    assert re.search(r"alice/chat +0\.\d+ +1 of 3", text)
 
 
 def test_why_as_csv_has_a_row_a_clue(look: Run) -> None:
