@@ -12,7 +12,7 @@ import duckdb
 
 from ..lineage.errors import NotInRegistry
 from ..lineage.records import Clue, InferredEdge, RejectedParent
-from .closure import rebuild_closure
+from .closure import maintain_closure
 from .facts import HiddenModel
 from .listing import retire
 from .staging import group_id, identity_key, json_text, staged, utc
@@ -195,7 +195,7 @@ def replace_inference(
         )
         _replace_candidates(connection, rejected, everything=scope is None)
         _retire_orphans(connection, scan=scan, now=now)
-    rebuild_closure(connection)
+    maintain_closure(connection)
 
 
 def add_evidence(

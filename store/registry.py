@@ -19,10 +19,11 @@ from ..lineage.records import (
     RejectedParent,
     Score,
 )
-from .closure import rebuild_closure
+from .closure import maintain_closure, rebuild_closure
 from .database import Database
 from .facts import HiddenModel, ProbeDefinition, PromptSet, RevisionFacts, Visit
 from .findings import add_probe, add_prompt_set, add_scores, replace_findings
+from .history import inference_kept, listing_kept, scores_kept, versions_kept
 from .inference import replace_inference
 from .manifest import SnapshotManifest
 from .reader import RegistryReader
@@ -126,7 +127,7 @@ class Registry(RegistryReader):
             ).fetchall()
             if not found:
                 raise NotInRegistry(f"there is no scan {scan}", name=str(scan))
-            rebuild_closure(connection)
+            maintain_closure(connection)
 
     def add_page(
         self,
@@ -148,7 +149,10 @@ class Registry(RegistryReader):
         ------
         NotInRegistry : there is no such scan.
         """
-        with self._database.transaction() as connection:
+        with (
+            self._database.transaction() as connection,
+            listing_kept(connection, models, scan=scan),
+        ):
             add_page(
                 connection,
                 models,
@@ -186,7 +190,12 @@ class Registry(RegistryReader):
         """`record_visit` for many models in one transaction."""
         if not visits:
             return
-        with self._database.transaction() as connection:
+        infos = [visit.info for visit in visits if visit.info is not None]
+        names = [visit.coverage.model for visit in visits]
+        with (
+            self._database.transaction() as connection,
+            listing_kept(connection, infos, names=names, scan=scan),
+        ):
             record_visits(connection, visits, scan=scan, now=now)
 
     def replace_inference(
@@ -217,7 +226,11 @@ class Registry(RegistryReader):
         ------
         NotInRegistry : a name that the store does not hold.
         """
-        with self._database.transaction() as connection:
+        decided = {e.child for e in edges} | {r.child for r in rejected} | set(scope or ())
+        with (
+            self._database.transaction() as connection,
+            inference_kept(connection, None if scope is None else decided, scan=scan),
+        ):
             replace_inference(
                 connection,
                 edges=edges,
@@ -244,7 +257,8 @@ class Registry(RegistryReader):
         """
         if not scores:
             return
-        with self._database.transaction() as connection:
+        models = {score.model for score in scores}
+        with self._database.transaction() as connection, scores_kept(connection, models, scan=scan):
             add_scores(connection, scores, scan=scan)
 
     def replace_findings(
@@ -270,7 +284,11 @@ class Registry(RegistryReader):
         ------
         NotInRegistry : a model or ancestor that the store does not hold.
         """
-        with self._database.transaction() as connection:
+        of_kind = "t.kind = '" + kind.replace("'", "''") + "'"
+        with (
+            self._database.transaction() as connection,
+            versions_kept(connection, "findings", scan=scan, condition=of_kind),
+        ):
             replace_findings(
                 connection,
                 findings,

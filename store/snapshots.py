@@ -42,6 +42,13 @@ KEEP = 14
 _PARTIAL = ".partial-"
 _PARQUET = "FORMAT parquet, COMPRESSION zstd, FILE_SIZE_BYTES '256MB'"
 
+# Nightly changes are appended; a copy is the occasion to sort what look-ups find by its order.
+_ORDERS = {
+    "closure": "ancestor, descendant",
+    "closure_up": "descendant, ancestor",
+    "name_index": "name_key, model",
+}
+
 # Tables that begin their comment so stay in the store they were made in.
 PRIVATE = "Private: "
 
@@ -181,9 +188,10 @@ def copy_tables(connection: duckdb.DuckDBPyConnection, *, source: str, target: s
         [source, PRIVATE, target],
     ).fetchall()
     for (table,) in rows:
+        order = f" ORDER BY {_ORDERS[table]}" if table in _ORDERS else ""
         connection.execute(
             f'INSERT INTO {target}.internal."{table}" BY NAME '
-            f'SELECT * FROM {source}.internal."{table}"'
+            f'SELECT * FROM {source}.internal."{table}"{order}'
         )
 
 
