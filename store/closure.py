@@ -1,45 +1,16 @@
-"""Every ancestor of every model: the transitive closure of the believed edges, in numpy."""
+"""Every ancestor of every model: the transitive closure of edges, in numpy."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-import duckdb
 import numpy as np
 from numpy.typing import NDArray
-
-from .staging import registered
 
 Ids = NDArray[np.int64]
 
 # The longest chain seen is 28; a crafted chain of claims must not cost its length squared.
 MAX_DEPTH = 64
-
-# Above one affected model in so many, everything is computed anew, and sorted.
-REBUILD_SHARE = 8
-
-_BELIEVED = """
-CREATE OR REPLACE TEMP TABLE believed_now AS
-SELECT parent, child, max(confidence) AS confidence FROM internal.believed
-GROUP BY parent, child ORDER BY parent, child
-"""
-
-_CHANGED = """
-CREATE OR REPLACE TEMP TABLE changed AS
-SELECT DISTINCT coalesce(n.child, o.child) AS child
-FROM believed_now n FULL JOIN internal.closure_edges o
-    ON o.child = n.child AND o.parent = n.parent
-WHERE n.child IS NULL OR o.child IS NULL OR n.confidence <> o.confidence;
-CREATE OR REPLACE TEMP TABLE affected AS
-SELECT child AS node FROM changed
-UNION
-SELECT k.descendant FROM internal.closure k WHERE k.ancestor IN (SELECT child FROM changed)
-"""
-
-_SHARE = """
-SELECT (SELECT count(*) FROM affected),
-    (SELECT count(DISTINCT child) FROM internal.closure_edges)
-"""
 
 
 class Closure(NamedTuple):
@@ -109,87 +80,19 @@ def compute_closure(
     return Closure(keys // width, keys % width, distance, sure)
 
 
-def maintain_closure(connection: duckdb.DuckDBPyConnection) -> None:
-    """Bring the closure up to the edges believed now, inside the caller's transaction.
-
-    Notes
-    -----
-    A pair can have changed only if its descendant is the child of an edge that changed, or comes
-    from one by edges that did not: only the ancestors of those are computed anew. When that is a
-    large share of all, everything is.
-    """
-    connection.execute(_BELIEVED)
-    connection.execute(_CHANGED)
-    ((changed, known),) = connection.execute(_SHARE).fetchall()
-    if changed * REBUILD_SHARE > known:
-        _rebuild(connection)
-    elif changed:
-        _update(connection)
+def turned(pairs: Closure) -> Closure:
+    """The closure from one that was computed over edges turned round (descendant, ancestor)."""
+    order = np.lexsort((pairs.ancestor, pairs.descendant))
+    return Closure(
+        pairs.descendant[order], pairs.ancestor[order], pairs.distance[order],
+        pairs.confidence[order],
+    )  # fmt: skip
 
 
-def rebuild_closure(connection: duckdb.DuckDBPyConnection) -> None:
-    """Write both closure tables and the name index anew, inside the caller's transaction."""
-    connection.execute(_BELIEVED)
-    _rebuild(connection)
-
-
-def _rebuild(connection: duckdb.DuckDBPyConnection) -> None:
-    parent, child, confidence = _edges(connection)
-    closure = compute_closure(parent, child, confidence)
-    for table in ("closure", "closure_up", "closure_edges"):
-        connection.execute(f"DELETE FROM internal.{table}")
-    _insert(connection, closure)
-    connection.execute("INSERT INTO internal.closure_edges FROM believed_now")
-    connection.execute(
-        "CREATE OR REPLACE TEMP TABLE names AS SELECT DISTINCT name_key, model "
-        "FROM internal.name_index"
-    )
-    connection.execute("DELETE FROM internal.name_index")
-    connection.execute("INSERT INTO internal.name_index FROM names ORDER BY name_key, model")
-
-
-def _update(connection: duckdb.DuckDBPyConnection) -> None:
-    parent, child, confidence = _edges(connection)
-    affected = connection.execute("SELECT node FROM affected").fetchnumpy()["node"]
-    # Upwards: the edges turned round, so that what comes out is (descendant, ancestor).
-    upwards = compute_closure(child, parent, confidence, within=affected)
-    order = np.lexsort((upwards.ancestor, upwards.descendant))
-    closure = Closure(
-        upwards.descendant[order],
-        upwards.ancestor[order],
-        upwards.distance[order],
-        upwards.confidence[order],
-    )
-    for table in ("closure", "closure_up"):
-        connection.execute(
-            f"DELETE FROM internal.{table} WHERE descendant IN (SELECT node FROM affected)"
-        )
-    _insert(connection, closure)
-    connection.execute(
-        "DELETE FROM internal.closure_edges WHERE child IN (SELECT child FROM changed)"
-    )
-    connection.execute(
-        "INSERT INTO internal.closure_edges "
-        "SELECT * FROM believed_now WHERE child IN (SELECT child FROM changed)"
-    )
-
-
-def _edges(connection: duckdb.DuckDBPyConnection) -> tuple[Ids, Ids, NDArray[np.float64]]:
-    columns = connection.execute(
-        "SELECT parent::BIGINT AS parent, child::BIGINT AS child, confidence FROM believed_now"
-    ).fetchnumpy()
-    return columns["parent"], columns["child"], columns["confidence"]
-
-
-def _insert(connection: duckdb.DuckDBPyConnection, closure: Closure) -> None:
-    # Imported here because reading verbs start without it.
-    import pyarrow as pa
-
-    up = np.lexsort((closure.ancestor, closure.descendant))
-    for table, order in (("closure", slice(None)), ("closure_up", up)):
-        view = {name: column[order] for name, column in zip(Closure._fields, closure, strict=True)}
-        with registered(connection, "closure_in", pa.table(view)):
-            connection.execute(f"INSERT INTO internal.{table} BY NAME FROM closure_in")
+def turned_rows(closure: Closure) -> dict[str, NDArray[np.generic]]:
+    """The columns of a closure, sorted by descendant."""
+    order = np.lexsort((closure.ancestor, closure.descendant))
+    return {name: column[order] for name, column in closure._asdict().items()}
 
 
 def _extend(

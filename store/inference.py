@@ -12,7 +12,7 @@ import duckdb
 
 from ..lineage.errors import NotInRegistry
 from ..lineage.records import Clue, InferredEdge, RejectedParent
-from .closure import maintain_closure
+from .closing import maintain_closure
 from .facts import HiddenModel
 from .listing import retire
 from .staging import group_id, identity_key, json_text, staged, utc

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from ..lineage.errors import NotInRegistry
 from ..lineage.records import Clue, Outcome, Score
@@ -27,6 +24,10 @@ from .facts import (
 )
 from .names import find_id, name_of
 from .staging import aware
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 _SCAN = """
 SELECT s.scan, s.kind, s.source, s.target, s.parameters, s.status, s.cursor, s.listing_done,
@@ -155,7 +156,8 @@ def descendant_ids(database: Database, name: str) -> NDArray[np.int32]:
         found = cursor.execute(
             "SELECT descendant FROM internal.closure WHERE ancestor = ?", [find_id(database, name)]
         ).fetchnumpy()
-    return np.asarray(found["descendant"], dtype=np.int32)
+    ids: NDArray[np.int32] = found["descendant"]
+    return ids
 
 
 def why(database: Database, child: str, *, parent: str | None) -> Why:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import duckdb
-import numpy as np
-from numpy.typing import NDArray
 
 from ..lineage.records import ModelInfo, Outcome, Score
 from . import queries
@@ -30,6 +28,10 @@ from .sandbox import run_readonly
 from .sketches import SketchStore
 from .trees import tree
 from .visits import last_outcomes, needs_visits, unvisited
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 class RegistryReader:

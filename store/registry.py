@@ -19,7 +19,7 @@ from ..lineage.records import (
     RejectedParent,
     Score,
 )
-from .closure import maintain_closure, rebuild_closure
+from .closing import maintain_closure, rebuild_closure
 from .database import Database
 from .facts import HiddenModel, ProbeDefinition, PromptSet, RevisionFacts, Visit
 from .findings import add_probe, add_prompt_set, add_scores, replace_findings

@@ -12,12 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelkin.store.closure import (
-    Closure,
-    compute_closure,
-    maintain_closure,
-    rebuild_closure,
-)
+from modelkin.store.closing import maintain_closure, rebuild_closure
+from modelkin.store.closure import Closure, compute_closure
 from modelkin.store.migrate import migrate
 from modelkin.store.staging import staged
 
