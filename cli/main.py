@@ -33,6 +33,7 @@ VERBS = {
     "dump": ("dumping", "Write a snapshot of the store and publish it."),
     "restore": ("dumping", "Make the registry of a store from a snapshot."),
     "diff": ("dumping", "What changed between two scans."),
+    "export": ("exporting", "The graph for other tools."),
     "demo": ("demo", "Map a release of the shipped ecosystem, offline."),
     "doctor": ("doctor", "Check token, disk, GPU and DuckDB."),
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import duckdb
 
@@ -32,6 +32,8 @@ from .visits import last_outcomes, needs_visits, unvisited
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from .export import Selection
 
 
 class RegistryReader:
@@ -160,6 +162,18 @@ class RegistryReader:
         NotInRegistry : there is no such scan.
         """
         return queries.diff(self._database, scan_a, scan_b)
+
+    def export(self, selection: Selection, *, to: str, out: Path | None, stdout: TextIO) -> None:
+        """Write part of the graph in the format of another tool, to a file or to `stdout`.
+
+        Raises
+        ------
+        NotInRegistry : no such model.
+        RegistryError : no such view, or what the format cannot hold.
+        """
+        from .export import export
+
+        export(self._database, selection, to=to, out=out, stdout=stdout)
 
     def status(self) -> Status:
         """What the store holds and what is still to do."""

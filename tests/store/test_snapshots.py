@@ -21,7 +21,6 @@ import pyarrow.parquet
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_registry import build_registry
 from store_factories import NOW, fill, make_info
 
 from modelkin.lineage.errors import (
@@ -60,9 +59,10 @@ with Registry.open(sys.argv[1]) as registry:
 
 
 @pytest.fixture(scope="session")
-def dumped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def dumped(small_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small store with one snapshot, `2`."""
-    folder = build_registry(tmp_path_factory.mktemp("dumped") / "store")
+    folder = tmp_path_factory.mktemp("dumped") / "store"
+    shutil.copytree(small_store, folder)
     with Registry.open(folder) as registry:
         registry.write_snapshot(now=NOW)
     return folder
