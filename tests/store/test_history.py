@@ -13,7 +13,7 @@ from modelkin.lineage.records import Coverage, Finding, Outcome, Relation, Score
 from modelkin.store import Registry, RevisionFacts
 
 VIEWS = ("models", "edges", "scores", "findings")
-UNSTEADY = {"models": ("downloads", "last_seen_scan"), "edges": ("last_seen_scan",)}
+UNSTEADY = {"models": ("downloads", "last_seen_scan"), "edges": ("last_seen_scan", "correction")}
 
 
 def state(registry: Registry, scan: int | None = None) -> dict[str, list[Any]]:
@@ -22,7 +22,8 @@ def state(registry: Registry, scan: int | None = None) -> dict[str, list[Any]]:
     for view in VIEWS:
         source = f"v1.{view}" if scan is None else f"v1.{view}_as_of({scan})"
         without = UNSTEADY.get(view, ())
-        columns = f"* EXCLUDE ({', '.join(without)})" if without else "*"
+        rows = registry.sql(f"FROM {source}")
+        columns = ", ".join(name for name in rows.columns if name not in without)
         found[view] = registry.sql(f"SELECT {columns} FROM {source} ORDER BY ALL").fetchall()
     return found
 
