@@ -91,6 +91,17 @@ class RegistryReader:
                 self._session.execute("SET search_path = 'v1,main'")
             return self._session.sql(query, params=list(params) or None)
 
+    def as_of(self, scan: int, view: str = "edges") -> duckdb.DuckDBPyRelation:
+        """Models, edges, scores or findings as they were at the end of a scan.
+
+        Raises
+        ------
+        ValueError : another view.
+        """
+        if view not in ("models", "edges", "scores", "findings"):
+            raise ValueError(f"history is kept of models, edges, scores and findings, not {view!r}")
+        return self.sql(f"FROM v1.{view}_as_of(?)", [scan])
+
     def run_readonly(self, query: str, *, max_rows: int | None = None) -> QueryResult:
         """Run one SELECT or EXPLAIN that a person typed; see `sandbox` for what that keeps out.
 
