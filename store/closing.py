@@ -22,8 +22,7 @@ REBUILD_SHARE = 8
 
 _BELIEVED = """
 CREATE OR REPLACE TEMP TABLE believed_now AS
-SELECT parent, child, max(confidence) AS confidence FROM internal.believed
-GROUP BY parent, child ORDER BY parent, child
+SELECT parent, child, confidence FROM internal.believed
 """
 
 _CHANGED = """
@@ -86,13 +85,11 @@ def _rebuild(connection: duckdb.DuckDBPyConnection) -> None:
 
 
 def _update(connection: duckdb.DuckDBPyConnection) -> None:
-    from .closure import compute_closure, turned
+    from .closure import compute_closure
 
     parent, child, confidence = _edges(connection)
     affected = connection.execute("SELECT node FROM affected").fetchnumpy()["node"]
-    # Upwards: the edges turned round, so that what comes out is (descendant, ancestor).
-    upwards = compute_closure(child, parent, confidence, within=affected)
-    closure = turned(upwards)
+    closure = compute_closure(parent, child, confidence, of=affected)
     for table in ("closure", "closure_up"):
         connection.execute(
             f"DELETE FROM internal.{table} WHERE descendant IN (SELECT node FROM affected)"

@@ -150,6 +150,22 @@ def kin(
     ]
 
 
+def page(database: Database, name: str, *, up: bool, limit: int, offset: int) -> list[Kin]:
+    """Some of the descendants (or ancestors), by distance, then by when the store met them."""
+    near, far = ("descendant", "ancestor") if up else ("ancestor", "descendant")
+    found = database.rows(
+        f"WITH part AS (SELECT {far} AS id, distance, confidence FROM "
+        f"internal.closure{'_up' if up else ''} WHERE {near} = ? ORDER BY distance, {far} "
+        "LIMIT ? OFFSET ?) SELECT m.name, p.distance, p.confidence, m.hidden FROM part p "
+        "JOIN internal.models m ON m.id = p.id ORDER BY p.distance, p.id",
+        [find_id(database, name), limit, offset],
+    )
+    return [
+        Kin(model=model, distance=distance, confidence=confidence, hidden=hidden)
+        for model, distance, confidence, hidden in found
+    ]
+
+
 def descendant_ids(database: Database, name: str) -> NDArray[np.int32]:
     """(k,) int32 ids of all descendants: the closure's slice, without the cost of names."""
     with database.cursor() as cursor:

@@ -140,6 +140,14 @@ class RegistryReader:
             self._database, model, up=True, max_depth=max_depth, min_confidence=min_confidence
         )
 
+    def page(self, model: str, *, up: bool = False, limit: int = 100, offset: int = 0) -> list[Kin]:
+        """A page of the descendants (ancestors with `up`), by distance, without naming the rest.
+
+        The order within a distance is that in which the store met the models; it stays the same
+        until the next scan.
+        """
+        return queries.page(self._database, model, up=up, limit=limit, offset=offset)
+
     def descendant_ids(self, model: str) -> NDArray[np.int32]:
         """(k,) int32 internal ids of all descendants, without the cost of their names."""
         return queries.descendant_ids(self._database, model)

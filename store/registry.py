@@ -24,7 +24,13 @@ from .closing import maintain_closure, rebuild_closure
 from .corrections import Correction, replace_corrections
 from .database import Database
 from .facts import HiddenModel, ProbeDefinition, PromptSet, RevisionFacts, Visit
-from .findings import add_probe, add_prompt_set, add_scores, replace_findings
+from .findings import (
+    add_probe,
+    add_prompt_set,
+    add_scores,
+    refresh_flagged,
+    replace_findings,
+)
 from .history import inference_kept, listing_kept, scores_kept, versions_kept
 from .inference import replace_inference
 from .manifest import SnapshotManifest
@@ -133,6 +139,7 @@ class Registry(RegistryReader):
             if not found:
                 raise NotInRegistry(f"there is no scan {scan}", name=str(scan))
             maintain_closure(connection)
+            refresh_flagged(connection)
 
     def add_page(
         self,
