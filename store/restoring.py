@@ -13,6 +13,7 @@ from .database import FILE_NAME, require_space, translated
 from .durable import sync
 from .manifest import SnapshotManifest, read_manifest, verify_snapshot
 from .migrate import known_migrations, migrate
+from .redaction import redact
 from .snapshots import attached, copy_tables, fresh_database
 
 _PARTIAL = ".restoring.duckdb"
@@ -23,7 +24,8 @@ def restore_snapshot(snapshot: Path, folder: Path, *, replace: bool = False) -> 
     """Make the registry of a store from a snapshot, after checking every file of it.
 
     The tables are copied into a new file and brought up to the schema of this modelkin; sketches
-    in the store stay where they are. A kill leaves the old registry, or the new one.
+    in the store stay where they are, and what was redacted in it is masked again. A kill leaves
+    the old registry, or the new one.
 
     Parameters
     ----------
@@ -48,6 +50,8 @@ def restore_snapshot(snapshot: Path, folder: Path, *, replace: bool = False) -> 
         _remove(partial)
         try:
             _copy(snapshot / manifest.database.path, partial, manifest=manifest)
+            if target.exists():
+                _carry_redactions(target, partial)
             sync(partial)
             _swap(partial, target)
         finally:
@@ -95,6 +99,24 @@ def _copy(source: Path, partial: Path, *, manifest: SnapshotManifest) -> None:
             connection.execute("CHECKPOINT restored")
     with duckdb.connect(partial) as connection:
         migrate(connection)
+
+
+def _carry_redactions(old: Path, partial: Path) -> None:
+    # A snapshot from before a redaction must not bring back what it masks.
+    with duckdb.connect(old, config={"python_enable_replacements": "false"}) as connection:
+        migrate(connection)
+        rows = connection.execute("FROM internal.redactions ORDER BY ALL").fetchall()
+    with duckdb.connect(partial) as connection:
+        connection.execute("BEGIN TRANSACTION")
+        for key, reason, moment in dict.fromkeys((row[0], row[3], row[4]) for row in rows):
+            found = connection.execute(
+                "SELECT id FROM internal.models WHERE key = ?", [key]
+            ).fetchall()
+            for (model,) in found:
+                redact(connection, model, reason=reason, now=moment)
+        if rows:
+            connection.executemany("INSERT INTO internal.redactions VALUES (?, ?, ?, ?, ?)", rows)
+        connection.execute("COMMIT")
 
 
 def _swap(partial: Path, target: Path) -> None:

@@ -20,6 +20,7 @@ from modelkin.lineage.errors import FormatError, MalformedFile, NotInRegistry
 from modelkin.lineage.records import Coverage, Outcome, Relation
 from modelkin.store import Registry
 from modelkin.store.corrections import Correction, read_corrections
+from modelkin.store.restoring import restore_snapshot
 
 # The small registry calls its findings after models, which stored findings never are.
 SECRET = re.compile(r"(?<![\w-])dave/")
@@ -176,6 +177,20 @@ def test_a_redacted_model_is_nowhere_and_does_not_come_back(
         assert published.sql("FROM internal.redactions").fetchall() == []
     for path in (copy / "tables").rglob("*.parquet"):
         assert not SECRET.search(str(pyarrow.parquet.read_table(path).to_pylist()))
+
+
+def test_an_older_snapshot_does_not_bring_a_redacted_model_back(
+    registry: Registry, folder: Path
+) -> None:
+    name = registry.write_snapshot(now=NOW).name
+    registry.redact("dave/freed", reason="asked for", now=NOW)
+    registry.close()
+    restore_snapshot(folder / "snapshots" / name, folder, replace=True)
+    assert not SECRET.search(everything(folder))
+    with Registry.open(folder) as again:
+        again.add_page(begin(again), [make_info("dave/freed")], next_cursor=None, now=NOW)
+        with pytest.raises(NotInRegistry):
+            again.resolve_name("dave/freed")
 
 
 def test_a_longer_name_is_left_alone(registry: Registry) -> None:
