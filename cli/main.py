@@ -30,6 +30,13 @@ VERBS = {
     "stripped": ("looking", "Descendants that lost what an ancestor had."),
     "sql": ("querying", "Run one read-only query on the store."),
     "status": ("querying", "Last scan, coverage and backlog."),
+    "dump": ("dumping", "Write a snapshot of the store and publish it."),
+    "restore": ("dumping", "Make the registry of a store from a snapshot."),
+    "diff": ("dumping", "What changed between two scans."),
+    "export": ("exporting", "The graph for other tools."),
+    "correct": ("deciding", "Apply a reviewed file of asserted and denied edges."),
+    "redact": ("deciding", "Mask a model and never read it again."),
+    "ingest": ("deciding", "Take in edges or scores that others publish."),
     "demo": ("demo", "Map a release of the shipped ecosystem, offline."),
     "doctor": ("doctor", "Check token, disk, GPU and DuckDB."),
 }

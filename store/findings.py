@@ -92,6 +92,23 @@ SELECT $scan, x.kind, x.finding_id, x.before, x.after, $now FROM (
 """
 
 
+_FLAGGED = """
+DELETE FROM internal.flagged;
+INSERT INTO internal.flagged BY NAME
+SELECT f.* EXCLUDE (kind, detail, ancestor), d.name, a.name AS ancestor
+FROM internal.findings f
+JOIN internal.models d ON d.id = f.model
+LEFT JOIN internal.models a ON a.id = f.ancestor
+WHERE f.kind = 'stripped_safety' AND f.status IN ('new', 'open')
+ORDER BY f.model, f.finding_id
+"""
+
+
+def refresh_flagged(connection: duckdb.DuckDBPyConnection) -> None:
+    """Write the open losses of safety training anew under the names of today."""
+    connection.execute(_FLAGGED)
+
+
 def add_scores(
     connection: duckdb.DuckDBPyConnection, scores: Sequence[Score], *, scan: int
 ) -> None:
@@ -161,6 +178,7 @@ def replace_findings(
         "INSERT INTO internal.findings BY NAME "
         "SELECT * EXCLUDE (old_status) FROM new_findings ORDER BY finding_id"
     )
+    refresh_flagged(connection)
     groups = [(_evidence_id(finding), finding.clues) for finding in findings]
     add_evidence(connection, groups, code_version=code_version, inputs_digest=None)
 

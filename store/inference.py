@@ -12,7 +12,7 @@ import duckdb
 
 from ..lineage.errors import NotInRegistry
 from ..lineage.records import Clue, InferredEdge, RejectedParent
-from .closure import rebuild_closure
+from .closing import maintain_closure
 from .database import Database
 from .facts import HiddenModel
 from .listing import retire
@@ -210,7 +210,7 @@ def replace_inference(
         _replace_candidates(connection, rejected, everything=scope is None)
         _mark_placed(connection, code_version=code_version)
         _retire_orphans(connection, scan=scan, now=now)
-    rebuild_closure(connection)
+    maintain_closure(connection)
 
 
 def placed_models(database: Database, *, code_version: str) -> frozenset[str]:

@@ -10,6 +10,10 @@ from .staging import text
 
 MAX_NAME = 512
 
+# What the macro does, for the common case at a tenth of its planning: one live model of that name.
+_BY_KEY = "SELECT model FROM internal.name_index WHERE name_key = md5_number_lower(?)"
+_BY_ID = "SELECT name, tombstone_reason IS NULL FROM internal.models WHERE id = ?"
+
 _SPELLING = "SELECT DISTINCT name FROM internal.models WHERE lower(name) = lower(?) LIMIT 2"
 _NEAR = """
 SELECT name FROM internal.models WHERE NOT hidden
@@ -32,6 +36,9 @@ def find_id(database: Database, name: str) -> int:
     if len(name) > MAX_NAME:
         raise NotInRegistry(f"a name of {len(name):,} characters is no model", name=name[:MAX_NAME])
     wanted = text(name) or ""
+    keyed = database.rows(_BY_KEY, [wanted])
+    if len(keyed) == 1 and database.row(_BY_ID, keyed[0]) == (wanted, True):
+        return int(keyed[0][0])
     found = database.row("SELECT internal.find_model(?)", [wanted])
     if found and found[0] is not None:
         return int(found[0])

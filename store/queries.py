@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from ..lineage.errors import NotInRegistry
 from ..lineage.records import Clue, Outcome, Score
 from .database import Database
 from .facts import (
@@ -26,6 +24,10 @@ from .facts import (
 )
 from .names import find_id, name_of
 from .staging import aware
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 _SCAN = """
 SELECT s.scan, s.kind, s.source, s.target, s.parameters, s.status, s.cursor, s.listing_done,
@@ -148,13 +150,30 @@ def kin(
     ]
 
 
+def page(database: Database, name: str, *, up: bool, limit: int, offset: int) -> list[Kin]:
+    """Some of the descendants (or ancestors), by distance, then by when the store met them."""
+    near, far = ("descendant", "ancestor") if up else ("ancestor", "descendant")
+    found = database.rows(
+        f"WITH part AS (SELECT {far} AS id, distance, confidence FROM "
+        f"internal.closure{'_up' if up else ''} WHERE {near} = ? ORDER BY distance, {far} "
+        "LIMIT ? OFFSET ?) SELECT m.name, p.distance, p.confidence, m.hidden FROM part p "
+        "JOIN internal.models m ON m.id = p.id ORDER BY p.distance, p.id",
+        [find_id(database, name), limit, offset],
+    )
+    return [
+        Kin(model=model, distance=distance, confidence=confidence, hidden=hidden)
+        for model, distance, confidence, hidden in found
+    ]
+
+
 def descendant_ids(database: Database, name: str) -> NDArray[np.int32]:
     """(k,) int32 ids of all descendants: the closure's slice, without the cost of names."""
     with database.cursor() as cursor:
         found = cursor.execute(
             "SELECT descendant FROM internal.closure WHERE ancestor = ?", [find_id(database, name)]
         ).fetchnumpy()
-    return np.asarray(found["descendant"], dtype=np.int32)
+    ids: NDArray[np.int32] = found["descendant"]
+    return ids
 
 
 def why(database: Database, child: str, *, parent: str | None) -> Why:
@@ -259,6 +278,21 @@ def changes(database: Database, *, after: int, until: int) -> list[Change]:
         [after, until],
     )
     return [Change(**{**row, "changed_at": aware(row["changed_at"])}) for row in found]
+
+
+def diff(database: Database, scan_a: int, scan_b: int) -> list[dict[str, Any]]:
+    """What differs between the ends of two scans; 0 is before the first.
+
+    Raises
+    ------
+    NotInRegistry : there is no such scan.
+    """
+    for scan in (scan_a, scan_b):
+        if scan and not scans(database, condition="s.scan = ?", values=[scan]):
+            raise NotInRegistry(f"there is no scan {scan}", name=str(scan))
+    return database.records(
+        "SELECT * FROM v1.diff($a, $b) ORDER BY scan, kind, subject", {"a": scan_a, "b": scan_b}
+    )
 
 
 def status(database: Database) -> Status:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import duckdb
-import numpy as np
-from numpy.typing import NDArray
 
 from ..lineage.records import ModelInfo, Outcome, Score
 from . import queries
@@ -31,6 +29,12 @@ from .sandbox import run_readonly
 from .sketches import SketchStore
 from .trees import tree
 from .visits import last_outcomes, needs_visits, unvisited
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from .export import Selection
 
 
 class RegistryReader:
@@ -88,6 +92,17 @@ class RegistryReader:
                 self._session.execute("SET search_path = 'v1,main'")
             return self._session.sql(query, params=list(params) or None)
 
+    def as_of(self, scan: int, view: str = "edges") -> duckdb.DuckDBPyRelation:
+        """Models, edges, scores or findings as they were at the end of a scan.
+
+        Raises
+        ------
+        ValueError : another view.
+        """
+        if view not in ("models", "edges", "scores", "findings"):
+            raise ValueError(f"history is kept of models, edges, scores and findings, not {view!r}")
+        return self.sql(f"FROM v1.{view}_as_of(?)", [scan])
+
     def run_readonly(self, query: str, *, max_rows: int | None = None) -> QueryResult:
         """Run one SELECT or EXPLAIN that a person typed; see `sandbox` for what that keeps out.
 
@@ -126,6 +141,14 @@ class RegistryReader:
             self._database, model, up=True, max_depth=max_depth, min_confidence=min_confidence
         )
 
+    def page(self, model: str, *, up: bool = False, limit: int = 100, offset: int = 0) -> list[Kin]:
+        """A page of the descendants (ancestors with `up`), by distance, without naming the rest.
+
+        The order within a distance is that in which the store met the models; it stays the same
+        until the next scan.
+        """
+        return queries.page(self._database, model, up=up, limit=limit, offset=offset)
+
     def descendant_ids(self, model: str) -> NDArray[np.int32]:
         """(k,) int32 internal ids of all descendants, without the cost of their names."""
         return queries.descendant_ids(self._database, model)
@@ -149,6 +172,28 @@ class RegistryReader:
     def changes(self, after: int, until: int) -> list[Change]:
         """What the scans after one and up to another found different."""
         return queries.changes(self._database, after=after, until=until)
+
+    def diff(self, scan_a: int, scan_b: int) -> list[dict[str, Any]]:
+        """What differs at the end of one scan from the end of another: scan, kind, subject, before,
+        after. New models and edges are among it; `scan_a` 0 is before the first.
+
+        Raises
+        ------
+        NotInRegistry : there is no such scan.
+        """
+        return queries.diff(self._database, scan_a, scan_b)
+
+    def export(self, selection: Selection, *, to: str, out: Path | None, stdout: TextIO) -> None:
+        """Write part of the graph in the format of another tool, to a file or to `stdout`.
+
+        Raises
+        ------
+        NotInRegistry : no such model.
+        RegistryError : no such view, or what the format cannot hold.
+        """
+        from .export import export
+
+        export(self._database, selection, to=to, out=out, stdout=stdout)
 
     def status(self) -> Status:
         """What the store holds and what is still to do."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -19,12 +20,25 @@ from ..lineage.records import (
     RejectedParent,
     Score,
 )
-from .closure import rebuild_closure
+from .closing import maintain_closure, rebuild_closure
+from .corrections import Correction, replace_corrections
 from .database import Database
 from .facts import HiddenModel, ProbeDefinition, PromptSet, RevisionFacts, Visit
-from .findings import add_probe, add_prompt_set, add_scores, replace_findings
+from .findings import (
+    add_probe,
+    add_prompt_set,
+    add_scores,
+    refresh_flagged,
+    replace_findings,
+)
+from .history import inference_kept, listing_kept, scores_kept, versions_kept
 from .inference import replace_inference
+from .manifest import SnapshotManifest
+from .names import find_id
+from .others import Ingested, ingest
 from .reader import RegistryReader
+from .redaction import Redactions, redact
+from .snapshots import write_snapshot
 from .staging import json_text, text, utc
 from .visits import add_page, record_visits
 
@@ -124,7 +138,8 @@ class Registry(RegistryReader):
             ).fetchall()
             if not found:
                 raise NotInRegistry(f"there is no scan {scan}", name=str(scan))
-            rebuild_closure(connection)
+            maintain_closure(connection)
+            refresh_flagged(connection)
 
     def add_page(
         self,
@@ -147,14 +162,17 @@ class Registry(RegistryReader):
         NotInRegistry : there is no such scan.
         """
         with self._database.transaction() as connection:
-            add_page(
-                connection,
-                models,
-                scan=scan,
-                next_cursor=next_cursor,
-                declared=declared or {},
-                now=now,
-            )
+            redacted = Redactions.of(connection)
+            models = [info for info in models if not redacted.hold(info)]
+            with listing_kept(connection, models, scan=scan):
+                add_page(
+                    connection,
+                    models,
+                    scan=scan,
+                    next_cursor=next_cursor,
+                    declared=redacted.masked(declared or {}),
+                    now=now,
+                )
 
     def record_visit(
         self,
@@ -185,7 +203,12 @@ class Registry(RegistryReader):
         if not visits:
             return
         with self._database.transaction() as connection:
-            record_visits(connection, visits, scan=scan, now=now)
+            visits = _allowed(visits, redacted=Redactions.of(connection))
+            infos = [visit.info for visit in visits if visit.info is not None]
+            names = [visit.coverage.model for visit in visits]
+            if visits:
+                with listing_kept(connection, infos, names=names, scan=scan):
+                    record_visits(connection, visits, scan=scan, now=now)
 
     def replace_inference(
         self,
@@ -215,7 +238,11 @@ class Registry(RegistryReader):
         ------
         NotInRegistry : a name that the store does not hold.
         """
-        with self._database.transaction() as connection:
+        decided = {e.child for e in edges} | {r.child for r in rejected} | set(scope or ())
+        with (
+            self._database.transaction() as connection,
+            inference_kept(connection, None if scope is None else decided, scan=scan),
+        ):
             replace_inference(
                 connection,
                 edges=edges,
@@ -242,7 +269,8 @@ class Registry(RegistryReader):
         """
         if not scores:
             return
-        with self._database.transaction() as connection:
+        models = {score.model for score in scores}
+        with self._database.transaction() as connection, scores_kept(connection, models, scan=scan):
             add_scores(connection, scores, scan=scan)
 
     def replace_findings(
@@ -268,7 +296,11 @@ class Registry(RegistryReader):
         ------
         NotInRegistry : a model or ancestor that the store does not hold.
         """
-        with self._database.transaction() as connection:
+        of_kind = "t.kind = '" + kind.replace("'", "''") + "'"
+        with (
+            self._database.transaction() as connection,
+            versions_kept(connection, "findings", scan=scan, condition=of_kind),
+        ):
             replace_findings(
                 connection,
                 findings,
@@ -279,6 +311,48 @@ class Registry(RegistryReader):
                 now=now,
             )
 
+    def replace_corrections(self, scan: int, corrections: Sequence[Correction]) -> list[str]:
+        """Make these the reviewed decisions about edges; return names the store does not hold.
+
+        They stand on top of inference until the next call, whatever is inferred.
+        """
+        with self._database.transaction() as connection:
+            missing = replace_corrections(connection, corrections, scan=scan)
+            maintain_closure(connection)
+        return missing
+
+    def redact(self, model: str, *, reason: str, now: datetime) -> str:
+        """Mask a model everywhere, delete its sketches, and never read it in again.
+
+        Returns
+        -------
+        The name that stands for it.
+
+        Raises
+        ------
+        NotInRegistry : there is no such model.
+        """
+        found = find_id(self._database, model)
+        with self._database.transaction() as connection:
+            redacted = redact(connection, found, reason=reason, now=now)
+        for path in redacted.sketches:
+            self.sketches.remove(path)
+        return redacted.name
+
+    def ingest(self, scan: int, path: Path, *, kind: str, provenance: str) -> Ingested:
+        """Take in edges or scores that others publish, in place of earlier ones of that provenance.
+
+        Raises
+        ------
+        MalformedFile : a format or columns that cannot be read.
+        """
+        with self._database.transaction() as connection:
+            return ingest(connection, path, kind=kind, provenance=provenance, scan=scan)
+
+    def write_snapshot(self, *, now: datetime) -> SnapshotManifest:
+        """Write `snapshots/<scan>/` from what is committed; `publish_snapshot` moves `current`."""
+        return write_snapshot(self._database, folder=self.path, now=now)
+
     def add_prompt_set(self, prompt_set: PromptSet, *, now: datetime) -> None:
         """Store what a prompt set is; the prompts themselves are not kept."""
         with self._database.transaction() as connection:
@@ -288,3 +362,16 @@ class Registry(RegistryReader):
         """Store the definition of a probe version."""
         with self._database.transaction() as connection:
             add_probe(connection, probe)
+
+
+def _allowed(visits: Sequence[Visit], *, redacted: Redactions) -> list[Visit]:
+    """The visits without those of redacted models, and without such names in their claims."""
+    kept = []
+    for visit in visits:
+        known = visit.info is not None and redacted.hold(visit.info)
+        if known or redacted.hold_name(visit.coverage.model):
+            continue
+        if visit.declared is not None:
+            visit = replace(visit, declared=redacted.masked_claims(visit.declared))
+        kept.append(visit)
+    return kept

@@ -171,7 +171,9 @@ def _list(registry: Registry, scan: int) -> None:
 
 
 def _info(name: str, day: int) -> ModelInfo:
-    return make_info(name, created_at=datetime(2025, 1, day, tzinfo=UTC), license="apache-2.0")
+    created = datetime(2025, 1, day, tzinfo=UTC)
+    license = "mit" if name == "carol/blend" else "apache-2.0"
+    return make_info(name, created_at=created, license=license)
 
 
 def _visit(registry: Registry, scan: int) -> None:

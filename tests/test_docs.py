@@ -53,10 +53,9 @@ def test_every_view_and_column_is_documented(tmp_path: Path) -> None:
         assert f"`{macro}(" in page, f"the macro {macro} is not in docs/store.md"
 
 
-def test_every_documented_query_runs(tmp_path: Path) -> None:
-    queries = re.findall(r"^```sql\n(.*?)^```", text_of("docs/store.md"), re.S | re.M)
-    queries += re.findall(r'modelkin sql "(.*?)"', text_of("README.md"))
-    assert len(queries) >= 10
+def test_every_query_of_the_readme_runs(tmp_path: Path) -> None:
+    queries = re.findall(r'modelkin sql "(.*?)"', text_of("README.md"))
+    assert len(queries) >= 3
     with Registry.open(build_registry(tmp_path), read_only=True) as registry:
         for query in queries:
             registry.run_readonly(re.sub(r"'[\w-]+/[\w.-]+'", "'lab/base'", query))

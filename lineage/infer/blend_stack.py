@@ -38,10 +38,10 @@ def find_passthrough(
         left -= picked[best]
     if len(picked) < 2:
         return None
-    sizes = {name: one.blocks[name].values.size for name in blocks}
-    total = sum(sizes.values())
-    weights = {c: sum(sizes[name] for name in names) / total for c, names in picked.items()}
     takes = {name: c for c, names in picked.items() for name in names}
+    weights = dict.fromkeys(picked, 0.0)
+    for name, share in _layer_shares(one, blocks).items():
+        weights[takes[name]] += share
     return Blend(
         method="passthrough",
         weights=heaviest_first(weights),
@@ -51,6 +51,19 @@ def find_passthrough(
         detail={"layers": by_layer({name: takes[name] for name in blocks}, one)},
         collinear=_stand_ins(picked, equal),
     )
+
+
+def _layer_shares(one: Specimen, blocks: Sequence[str]) -> dict[str, float]:
+    """Share of each block where every layer counts alike, though more is sampled of the end ones."""
+    layers: dict[int | None, dict[str, int]] = {}
+    for name in blocks:
+        block = one.blocks[name]
+        layers.setdefault(block.key.layer, {})[name] = block.values.size
+    return {
+        name: size / sum(sizes.values()) / len(layers)
+        for sizes in layers.values()
+        for name, size in sizes.items()
+    }
 
 
 def is_copy(one: Specimen, other: Specimen, blocks: Sequence[str]) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from small_registry import build_registry
 
 from modelkin.store import Registry
 
@@ -22,6 +23,12 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("empty") / "store"
     Registry.open(folder, create=True).close()
     return folder
+
+
+@pytest.fixture(scope="session")
+def small_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The store of `small_registry`; whoever changes it copies it first."""
+    return build_registry(tmp_path_factory.mktemp("small") / "store")
 
 
 @pytest.fixture

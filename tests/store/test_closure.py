@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 
+import duckdb
 import networkx as nx
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from modelkin.store.closing import maintain_closure, rebuild_closure
 from modelkin.store.closure import Closure, compute_closure
+from modelkin.store.migrate import migrate
+from modelkin.store.staging import staged
 
+TABLES = ("closure", "closure_up", "closure_edges")
 Edge = tuple[int, int, float]
 
 EDGES = st.lists(
@@ -82,3 +88,44 @@ def test_a_crafted_chain_costs_no_more_than_its_depth_cap() -> None:
 @pytest.mark.parametrize("edges", [[], [(3, 3, 1.0)]])
 def test_no_edges_no_pairs(edges: list[Edge]) -> None:
     assert all(len(column) == 0 for column in closure_of(edges))
+
+
+BALLAST = [(1000 + 2 * pair, 1001 + 2 * pair, 0.5) for pair in range(200)]
+
+
+@pytest.fixture(scope="module")
+def schema() -> Iterator[duckdb.DuckDBPyConnection]:
+    with duckdb.connect() as connection:
+        migrate(connection)
+        yield connection
+
+
+def believe(connection: duckdb.DuckDBPyConnection, edges: list[Edge]) -> None:
+    unique = {(parent, child): sure for parent, child, sure in [*edges, *BALLAST]}
+    rows = [(parent, child, sure) for (parent, child), sure in unique.items()]
+    connection.execute("DELETE FROM internal.edges")
+    with staged(
+        connection, "rows_in", {"parent": "int64", "child": "int64", "confidence": "double"}, rows
+    ):
+        connection.execute(
+            "INSERT INTO internal.edges BY NAME SELECT *, true AS inferred, false AS declared, "
+            "1 AS first_seen_scan, 1 AS last_seen_scan FROM rows_in"
+        )
+
+
+@given(EDGES, EDGES)
+@settings(deadline=None, max_examples=12)
+def test_maintained_is_what_a_rebuild_gives(
+    schema: duckdb.DuckDBPyConnection, before: list[Edge], after: list[Edge]
+) -> None:
+    believe(schema, before)
+    rebuild_closure(schema)
+    believe(schema, after)
+    maintain_closure(schema)
+    maintained = [schema.execute(f"FROM internal.{t} ORDER BY ALL").fetchall() for t in TABLES]
+    rebuild_closure(schema)
+    rebuilt = [schema.execute(f"FROM internal.{t} ORDER BY ALL").fetchall() for t in TABLES]
+    assert maintained == rebuilt
+    for table in ("closure", "closure_up"):
+        stored = schema.execute(f"SELECT * FROM internal.{table}").fetchall()
+        assert stored == sorted(stored)

@@ -283,3 +283,14 @@ def test_an_unknown_name_is_met_with_the_closest(registry: Registry) -> None:
     for name in ("", "x" * 10_000, "'; DROP TABLE", "\ud800"):
         with pytest.raises(NotInRegistry):
             registry.resolve_name(name)
+
+
+def test_pages_hold_all_descendants_once(registry: Registry) -> None:
+    names = [f"o/{number}" for number in range(9)]
+    scan = fill(registry, names)
+    infer(registry, scan, *(make_edge(name, "o/0") for name in names[1:]))
+    pages = [registry.page("o/0", limit=3, offset=start) for start in (0, 3, 6, 9)]
+    assert [len(page) for page in pages] == [3, 3, 2, 0]
+    assert {kin.model for page in pages for kin in page} == set(names[1:])
+    (up,) = registry.page("o/8", up=True)
+    assert (up.model, up.distance, up.confidence) == ("o/0", 1, 0.9)

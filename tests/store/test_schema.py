@@ -29,7 +29,10 @@ PROMISED = {
     "coverage": "scan model outcome stage reason path byte_offset requests bytes seconds",
     "changes": "scan kind subject before after",
 }
-MACROS = {"descendants", "ancestors", "path", "stripped", "disagreements", "undeclared", "survival"}
+MACROS = {
+    "descendants", "ancestors", "path", "stripped", "disagreements", "undeclared", "survival",
+    "diff", "models_as_of", "edges_as_of", "scores_as_of", "findings_as_of", "descendants_as_of",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("view", sorted(PROMISED))
