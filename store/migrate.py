@@ -50,9 +50,10 @@ def migrate(
     SchemaTooNew : the file has a migration that this modelkin does not know.
     """
     migrations = known_migrations() if migrations is None else migrations
-    present = _check_not_newer(connection, known=migrations[-1].version)
+    _check_not_newer(connection, known=migrations[-1].version)
+    applied = _applied(connection)
     for migration in migrations:
-        if migration.version > present:
+        if migration.version not in applied:
             _apply(connection, migration)
 
 
@@ -88,16 +89,19 @@ def _check_not_newer(connection: duckdb.DuckDBPyConnection, *, known: int) -> in
 
 def schema_version(connection: duckdb.DuckDBPyConnection) -> int:
     """Number of the newest migration in the file, 0 for an empty one."""
+    return max(_applied(connection), default=0)
+
+
+def _applied(connection: duckdb.DuckDBPyConnection) -> frozenset[int]:
+    """Numbers of the migrations that the file has seen; they may have gaps."""
     ledger = connection.execute(
         "SELECT count(*) FROM duckdb_tables() "
         "WHERE schema_name = 'internal' AND table_name = 'schema_migrations'"
     ).fetchall()
     if ledger[0][0] == 0:
-        return 0
-    newest = connection.execute(
-        "SELECT coalesce(max(version), 0) FROM internal.schema_migrations"
-    ).fetchall()
-    return int(newest[0][0])
+        return frozenset()
+    found = connection.execute("SELECT version FROM internal.schema_migrations").fetchall()
+    return frozenset(int(version) for (version,) in found)
 
 
 def _apply(connection: duckdb.DuckDBPyConnection, migration: Migration) -> None:
