@@ -108,6 +108,7 @@ class Visitor:
             facts=work.facts,
             declared=work.declared,
             plan=PLAN_VERSION,
+            hidden=isinstance(work.failed, ModelNotFound) and work.failed.hidden,
         )
 
     async def _follow(self, work: _Work, traffic: Traffic) -> None:

@@ -25,6 +25,7 @@ from .facts import HiddenModel, ProbeDefinition, PromptSet, RevisionFacts, Visit
 from .findings import add_probe, add_prompt_set, add_scores, replace_findings
 from .inference import replace_inference
 from .reader import RegistryReader
+from .ledger import Ledger
 from .staging import json_text, text, utc
 from .visits import add_page, record_visits
 
@@ -227,6 +228,10 @@ class Registry(RegistryReader):
                 scan=scan,
                 now=now,
             )
+
+    def ledger(self) -> Ledger:
+        """Sweeps, queue, events and publications of nightly scans."""
+        return Ledger(self._database)
 
     def rebuild_closure(self) -> None:
         """Compute all ancestors and descendants anew from the edges believed."""

@@ -5,7 +5,7 @@ All writing functions run inside the caller's transaction.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 
 import duckdb
@@ -15,6 +15,7 @@ from .database import Database
 from .declared import replace_claims
 from .facts import Sweep
 from .listing import record_listing, retire, upsert_models
+from .schedule import reopen_gates
 from .staging import aware, text, utc
 
 _SWEEP = (
@@ -28,13 +29,6 @@ SELECT m.name FROM internal.models m
 WHERE m.source = 'hub' AND m.tombstone_reason IS NULL AND m.id NOT IN (
     SELECT l.model FROM internal.listings l WHERE l.scan = $scan)
 ORDER BY m.downloads DESC NULLS LAST, m.id LIMIT $limit
-"""
-
-_GATE_FLIPS = """
-INSERT INTO internal.changes
-SELECT $scan, 'gated', p.name, coalesce(m.gated, 'open'), coalesce(p.gated, 'open'), $now
-FROM page p JOIN internal.models m ON m.id = p.listed
-WHERE m.source <> 'declared' AND m.gated IS DISTINCT FROM p.gated ORDER BY p.pos
 """
 
 
@@ -54,10 +48,14 @@ def add_sweep_pages(
     models: Sequence[ModelInfo],
     *,
     sweep: Sweep,
-    declared: Mapping[str, Sequence[DeclaredParent]],
+    claims_of: Callable[[ModelInfo], Sequence[DeclaredParent]],
     now: datetime,
 ) -> int:
     """Store models of a sweep and where it stands after them.
+
+    Parameters
+    ----------
+    claims_of : what a model claims; asked only for commits that the store has not seen.
 
     Returns
     -------
@@ -67,14 +65,16 @@ def add_sweep_pages(
     if models:
         # A page may name a repository twice: the later entry counts, as in the store.
         upsert_models(connection, models, scan=sweep.scan, now=now)
+        reopen_gates(connection)
         record_listing(connection, scan=sweep.scan)
         found = connection.execute("SELECT count(*) FROM page WHERE NOT is_new_revision").fetchone()
         known = int(found[0]) if found else 0
-        if declared:
-            names = connection.execute("SELECT name, pos FROM page").fetchall()
-            by_name = {text(name): parents for name, parents in declared.items()}
-            claims = {pos: by_name[name] for name, pos in names if name in by_name}
-            replace_claims(connection, claims, scan=sweep.scan, now=now)
+        fresh = connection.execute(
+            "SELECT source_id, pos FROM page WHERE is_new_revision ORDER BY pos"
+        ).fetchall()
+        by_identity = {text(info.source_id): info for info in models}
+        claims = {pos: claims_of(by_identity[identity]) for identity, pos in fresh}
+        replace_claims(connection, claims, scan=sweep.scan, now=now)
     connection.execute(
         "DELETE FROM internal.sweeps WHERE scan = ? AND kind = ?", [sweep.scan, sweep.kind]
     )

@@ -34,6 +34,7 @@ class Population:
 
     size: int
     seed: int = 0
+    step: timedelta = STEP
     relation: NDArray[np.uint8] = field(init=False)
     parent: NDArray[np.int32] = field(init=False)
     format: NDArray[np.uint8] = field(init=False)
@@ -53,9 +54,10 @@ class Population:
         # Few models have most of the children: a parent is an early one, more often a root.
         limit = np.maximum(1, np.arange(size))
         near = (limit * chance.random(size) ** 8).astype(np.int32)
-        roots = chance.zipf(1.3, size).clip(1, ROOTS).astype(np.int32) - 1
+        most = min(ROOTS, size // 10 + 1)
+        roots = chance.zipf(1.3, size).clip(1, most).astype(np.int32) - 1
         parent = np.where(chance.random(size) < 0.8, np.minimum(roots, limit - 1), near)
-        relation[:ROOTS] = NONE
+        relation[:most] = NONE
         kinds = chance.choice(4, size=size, p=FORMAT_SHARES).astype(np.uint8)
         downloads = (chance.pareto(0.6, size) * 10).clip(0, 2**30).astype(np.int32)
         self.relation, self.parent, self.format = relation, parent.astype(np.int32), kinds
@@ -63,7 +65,7 @@ class Population:
 
     def created(self, model: int) -> datetime:
         """When a model appeared."""
-        return FIRST + STEP * model
+        return FIRST + self.step * model
 
     def last_modified(self, model: int) -> datetime:
         """When it last changed."""
