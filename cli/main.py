@@ -30,6 +30,9 @@ VERBS = {
     "stripped": ("looking", "Descendants that lost what an ancestor had."),
     "sql": ("querying", "Run one read-only query on the store."),
     "status": ("querying", "Last scan, coverage and backlog."),
+    "dump": ("dumping", "Write a snapshot of the store and publish it."),
+    "restore": ("dumping", "Make the registry of a store from a snapshot."),
+    "diff": ("dumping", "What changed between two scans."),
     "demo": ("demo", "Map a release of the shipped ecosystem, offline."),
     "doctor": ("doctor", "Check token, disk, GPU and DuckDB."),
 }

@@ -83,7 +83,7 @@ class Database:
         if self.read_only:
             raise RegistryError(f"{self.path}: opened read-only")
         with self._lock, translated(self.path):
-            _require_space(self.path)
+            require_space(self.path)
             self._connection.execute("BEGIN TRANSACTION")
             try:
                 yield self._connection
@@ -193,10 +193,16 @@ def _make_folder(folder: Path) -> None:
         raise RegistryError(f"cannot make the store {folder}: {error.strerror}") from error
 
 
-def _require_space(path: Path) -> None:
-    free = shutil.disk_usage(path.parent).free
-    if free < RESERVE_BYTES:
+def require_space(path: Path, *, also: int = 0) -> None:
+    """Refuse to begin a write that the disk has no room for: the reserve, and `also` bytes.
+
+    Raises
+    ------
+    RegistryError : too few bytes are free.
+    """
+    free = shutil.disk_usage(path if path.is_dir() else path.parent).free
+    if free < RESERVE_BYTES + also:
         raise RegistryError(
-            f"{path}: {free:,} bytes free, {RESERVE_BYTES:,} wanted before a write. Free some disk "
-            "space and run the command again; what was committed before is safe"
+            f"{path}: {free:,} bytes free, {RESERVE_BYTES + also:,} wanted before a write. Free "
+            "some disk space and run the command again; what was committed before is safe"
         )

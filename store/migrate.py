@@ -50,10 +50,9 @@ def migrate(
     SchemaTooNew : the file has a migration that this modelkin does not know.
     """
     migrations = known_migrations() if migrations is None else migrations
-    _check_not_newer(connection, known=migrations[-1].version)
-    applied = _applied(connection)
+    present = _check_known(connection, migrations)
     for migration in migrations:
-        if migration.version not in applied:
+        if migration.version not in present:
             _apply(connection, migration)
 
 
@@ -65,23 +64,29 @@ def check_version(connection: duckdb.DuckDBPyConnection) -> None:
     SchemaTooNew : the file has a migration that this modelkin does not know.
     RegistryError : the file is older than this modelkin, or is no registry.
     """
-    known = known_migrations()[-1].version
-    present = _check_not_newer(connection, known=known)
-    if present == 0:
+    migrations = known_migrations()
+    present = _check_known(connection, migrations)
+    if not present:
         raise RegistryError("the file is not a modelkin registry")
-    if present < known:
+    missing = [step.version for step in migrations if step.version not in present]
+    if missing:
         raise RegistryError(
-            f"the store has schema {present}, this modelkin reads {known}: any writing command "
-            "(such as `modelkin scan`) brings it up to date"
+            f"the store lacks migration {missing[0]} of its schema: any writing command (such as "
+            "`modelkin scan`) brings it up to date"
         )
 
 
-def _check_not_newer(connection: duckdb.DuckDBPyConnection, *, known: int) -> int:
-    present = schema_version(connection)
-    if present > known:
+def _check_known(
+    connection: duckdb.DuckDBPyConnection, migrations: tuple[Migration, ...]
+) -> set[int]:
+    """Numbers of the migrations in the file, all of which must be known."""
+    present = _applied(connection)
+    strange = present - {step.version for step in migrations}
+    if strange:
+        found, known = max(strange), migrations[-1].version
         raise SchemaTooNew(
-            f"the store has schema {present}, this modelkin knows {known}: upgrade modelkin",
-            found=present,
+            f"the store has schema {found}, this modelkin knows {known}: upgrade modelkin",
+            found=found,
             known=known,
         )
     return present
@@ -92,16 +97,15 @@ def schema_version(connection: duckdb.DuckDBPyConnection) -> int:
     return max(_applied(connection), default=0)
 
 
-def _applied(connection: duckdb.DuckDBPyConnection) -> frozenset[int]:
-    """Numbers of the migrations that the file has seen; they may have gaps."""
+def _applied(connection: duckdb.DuckDBPyConnection) -> set[int]:
     ledger = connection.execute(
-        "SELECT count(*) FROM duckdb_tables() "
-        "WHERE schema_name = 'internal' AND table_name = 'schema_migrations'"
+        "SELECT count(*) FROM duckdb_tables() WHERE database_name = current_database() "
+        "AND schema_name = 'internal' AND table_name = 'schema_migrations'"
     ).fetchall()
     if ledger[0][0] == 0:
-        return frozenset()
-    found = connection.execute("SELECT version FROM internal.schema_migrations").fetchall()
-    return frozenset(int(version) for (version,) in found)
+        return set()
+    rows = connection.execute("SELECT version FROM internal.schema_migrations").fetchall()
+    return {int(version) for (version,) in rows}
 
 
 def _apply(connection: duckdb.DuckDBPyConnection, migration: Migration) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..lineage.errors import NotInRegistry
 from ..lineage.records import Clue, Outcome, Score
 from .database import Database
 from .facts import (
@@ -259,6 +260,21 @@ def changes(database: Database, *, after: int, until: int) -> list[Change]:
         [after, until],
     )
     return [Change(**{**row, "changed_at": aware(row["changed_at"])}) for row in found]
+
+
+def diff(database: Database, scan_a: int, scan_b: int) -> list[dict[str, Any]]:
+    """What differs between the ends of two scans; 0 is before the first.
+
+    Raises
+    ------
+    NotInRegistry : there is no such scan.
+    """
+    for scan in (scan_a, scan_b):
+        if scan and not scans(database, condition="s.scan = ?", values=[scan]):
+            raise NotInRegistry(f"there is no scan {scan}", name=str(scan))
+    return database.records(
+        "SELECT * FROM v1.diff($a, $b) ORDER BY scan, kind, subject", {"a": scan_a, "b": scan_b}
+    )
 
 
 def status(database: Database) -> Status:

@@ -149,6 +149,16 @@ class RegistryReader:
         """What the scans after one and up to another found different."""
         return queries.changes(self._database, after=after, until=until)
 
+    def diff(self, scan_a: int, scan_b: int) -> list[dict[str, Any]]:
+        """What differs at the end of one scan from the end of another: scan, kind, subject, before,
+        after. New models and edges are among it; `scan_a` 0 is before the first.
+
+        Raises
+        ------
+        NotInRegistry : there is no such scan.
+        """
+        return queries.diff(self._database, scan_a, scan_b)
+
     def status(self) -> Status:
         """What the store holds and what is still to do."""
         return queries.status(self._database)

@@ -24,8 +24,10 @@ from .database import Database
 from .facts import HiddenModel, ProbeDefinition, PromptSet, RevisionFacts, Visit
 from .findings import add_probe, add_prompt_set, add_scores, replace_findings
 from .inference import replace_inference
-from .reader import RegistryReader
 from .ledger import Ledger
+from .manifest import SnapshotManifest
+from .reader import RegistryReader
+from .snapshots import write_snapshot
 from .staging import json_text, text, utc
 from .visits import add_page, record_visits
 
@@ -283,6 +285,10 @@ class Registry(RegistryReader):
                 scan=scan,
                 now=now,
             )
+
+    def write_snapshot(self, *, now: datetime) -> SnapshotManifest:
+        """Write `snapshots/<scan>/` from what is committed; `publish_snapshot` moves `current`."""
+        return write_snapshot(self._database, folder=self.path, now=now)
 
     def add_prompt_set(self, prompt_set: PromptSet, *, now: datetime) -> None:
         """Store what a prompt set is; the prompts themselves are not kept."""

@@ -7,7 +7,6 @@ import json
 import math
 import os
 import re
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +14,7 @@ from typing import Any, NamedTuple
 import safetensors
 
 from ..lineage.errors import RegistryError
+from .durable import write_whole
 
 MAX_SKETCH_BYTES = 64 * 1024 * 1024
 
@@ -94,7 +94,7 @@ class SketchStore:
         located = self._locate(path)
         try:
             located.parent.mkdir(parents=True, exist_ok=True)
-            _write_whole(located, content)
+            write_whole(located, content, prefix=".sketch-")
         except OSError as error:
             raise RegistryError(f"cannot write the sketch {located}: {error.strerror}") from error
 
@@ -203,25 +203,3 @@ def _bits(dtype: str) -> int:
         return _BITS[dtype]
     except KeyError:
         raise ValueError(f"{dtype!r} is not a safetensors dtype") from None
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".sketch-")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

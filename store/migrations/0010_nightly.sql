@@ -1,5 +1,5 @@
 -- The scan of every night: listing sweeps, the schedule of visits, what to infer anew, events for
--- people, and which snapshots were published.
+-- people, and which snapshots were published. Private tables stay in the store they were made in.
 
 CREATE TABLE internal.sweeps (
     scan INTEGER NOT NULL,
@@ -35,7 +35,7 @@ CREATE TABLE internal.schedule (
     not_before TIMESTAMP NOT NULL,
     disabled BOOLEAN NOT NULL
 );
-COMMENT ON TABLE internal.schedule IS 'When a model may be visited again; one row a visited model';
+COMMENT ON TABLE internal.schedule IS 'Private: When a model may be visited again; one row a visited model';
 COMMENT ON COLUMN internal.schedule.model IS 'Model id';
 COMMENT ON COLUMN internal.schedule.revision IS 'Revision that was visited; another one begins anew';
 COMMENT ON COLUMN internal.schedule.failures IS 'Visits of it in a row that failed';
@@ -46,7 +46,7 @@ COMMENT ON COLUMN internal.schedule.disabled IS 'Three failures in a row: only a
 CREATE TABLE internal.stale_shapes (
     shape_key VARCHAR NOT NULL
 );
-COMMENT ON TABLE internal.stale_shapes IS 'Shapes whose models changed since they were last inferred';
+COMMENT ON TABLE internal.stale_shapes IS 'Private: Shapes whose models changed since they were last inferred';
 COMMENT ON COLUMN internal.stale_shapes.shape_key IS 'Shape key';
 
 CREATE TABLE internal.events (
@@ -59,7 +59,7 @@ CREATE TABLE internal.events (
     body JSON NOT NULL,
     created_at TIMESTAMP NOT NULL
 );
-COMMENT ON TABLE internal.events IS 'The outbox: what people are told, committed together with what it is about';
+COMMENT ON TABLE internal.events IS 'Private: The outbox: what people are told, committed together with what it is about';
 COMMENT ON COLUMN internal.events.event_id IS 'Stable digest of kind, scan and subject: the idempotency key of deliveries';
 COMMENT ON COLUMN internal.events.kind IS 'finding.new, finding.fixed, repo.moved, repo.removed, edge.changed, scan.completed, publish.blocked, digest.daily, ...';
 COMMENT ON COLUMN internal.events.scan IS 'Scan that caused it';
@@ -78,7 +78,7 @@ CREATE TABLE internal.deliveries (
     answer VARCHAR,
     changed_at TIMESTAMP NOT NULL
 );
-COMMENT ON TABLE internal.deliveries IS 'Events on their way to receivers';
+COMMENT ON TABLE internal.deliveries IS 'Private: Events on their way to receivers';
 COMMENT ON COLUMN internal.deliveries.event_id IS 'Event';
 COMMENT ON COLUMN internal.deliveries.receiver IS 'Name of the receiver in the configuration';
 COMMENT ON COLUMN internal.deliveries.status IS 'pending, delivered, failed (given up) or disabled (the receiver said 410)';
@@ -95,7 +95,7 @@ CREATE TABLE internal.publications (
     accepted VARCHAR,
     judged_at TIMESTAMP NOT NULL
 );
-COMMENT ON TABLE internal.publications IS 'Which snapshots passed the publish gate, and why others did not';
+COMMENT ON TABLE internal.publications IS 'Private: Which snapshots passed the publish gate, and why others did not';
 COMMENT ON COLUMN internal.publications.scan IS 'Scan whose snapshot was judged';
 COMMENT ON COLUMN internal.publications.status IS 'published or blocked';
 COMMENT ON COLUMN internal.publications.reasons IS 'What the gate had against it';
@@ -118,49 +118,3 @@ COMMENT ON COLUMN v1.sweeps.short_pages IS 'Pages before the last that held fewe
 COMMENT ON COLUMN v1.sweeps.disordered IS 'Pages that began newer than the page before them ended';
 COMMENT ON COLUMN v1.sweeps.newest IS 'Newest date on the first page, UTC';
 COMMENT ON COLUMN v1.sweeps.oldest IS 'Oldest date on the last page, UTC';
-
-CREATE VIEW v1.schedule AS
-SELECT m.name AS model, s.failures, s.visited_at, s.not_before, s.disabled
-FROM internal.schedule s JOIN internal.models m ON m.id = s.model;
-COMMENT ON VIEW v1.schedule IS 'When visited models may be visited again';
-COMMENT ON COLUMN v1.schedule.model IS 'Name of the model';
-COMMENT ON COLUMN v1.schedule.failures IS 'Visits of its commit in a row that failed';
-COMMENT ON COLUMN v1.schedule.visited_at IS 'Last visit, UTC';
-COMMENT ON COLUMN v1.schedule.not_before IS 'Earliest next visit, UTC';
-COMMENT ON COLUMN v1.schedule.disabled IS 'Three failures in a row: only a new commit brings it back';
-
-CREATE VIEW v1.events AS
-SELECT e.event_id, e.kind, e.scan, e.subject, e.severity, e.baseline, e.body, e.created_at
-FROM internal.events e;
-COMMENT ON VIEW v1.events IS 'What people are told';
-COMMENT ON COLUMN v1.events.event_id IS 'Stable digest; the webhook-id of deliveries';
-COMMENT ON COLUMN v1.events.kind IS 'finding.new, finding.fixed, repo.moved, repo.removed, edge.changed, scan.completed, publish.blocked, digest.daily, ...';
-COMMENT ON COLUMN v1.events.scan IS 'Scan that caused it';
-COMMENT ON COLUMN v1.events.subject IS 'Finding, model, child <- parent, or scan';
-COMMENT ON COLUMN v1.events.severity IS 'info, low, medium, high or critical';
-COMMENT ON COLUMN v1.events.baseline IS 'Found by the first scan: part of the baseline, no news';
-COMMENT ON COLUMN v1.events.body IS 'Particulars, JSON';
-COMMENT ON COLUMN v1.events.created_at IS 'When, UTC';
-
-CREATE VIEW v1.deliveries AS
-SELECT d.event_id, d.receiver, d.status, d.attempts, d.not_before, d.answer, d.changed_at
-FROM internal.deliveries d;
-COMMENT ON VIEW v1.deliveries IS 'Events on their way to receivers';
-COMMENT ON COLUMN v1.deliveries.event_id IS 'Event';
-COMMENT ON COLUMN v1.deliveries.receiver IS 'Name of the receiver in the configuration';
-COMMENT ON COLUMN v1.deliveries.status IS 'pending, delivered, failed (given up) or disabled (the receiver said 410)';
-COMMENT ON COLUMN v1.deliveries.attempts IS 'Attempts made';
-COMMENT ON COLUMN v1.deliveries.not_before IS 'Earliest next attempt, UTC';
-COMMENT ON COLUMN v1.deliveries.answer IS 'What the last attempt met: a status code or an error class';
-COMMENT ON COLUMN v1.deliveries.changed_at IS 'Last attempt, UTC';
-
-CREATE VIEW v1.publications AS
-SELECT p.scan, p.status, p.reasons, p.counts, p.accepted, p.judged_at
-FROM internal.publications p;
-COMMENT ON VIEW v1.publications IS 'Which snapshots passed the publish gate, and why others did not';
-COMMENT ON COLUMN v1.publications.scan IS 'Scan whose snapshot was judged';
-COMMENT ON COLUMN v1.publications.status IS 'published or blocked';
-COMMENT ON COLUMN v1.publications.reasons IS 'What the gate had against it, JSON list';
-COMMENT ON COLUMN v1.publications.counts IS 'Rows by kind, compared at the next gate';
-COMMENT ON COLUMN v1.publications.accepted IS 'Reason given by a person for publishing all the same';
-COMMENT ON COLUMN v1.publications.judged_at IS 'When, UTC';

@@ -29,7 +29,16 @@ PROMISED = {
     "coverage": "scan model outcome stage reason path byte_offset requests bytes seconds",
     "changes": "scan kind subject before after",
 }
-MACROS = {"descendants", "ancestors", "path", "stripped", "disagreements", "undeclared", "survival"}
+MACROS = {
+    "descendants",
+    "ancestors",
+    "path",
+    "stripped",
+    "disagreements",
+    "undeclared",
+    "survival",
+    "diff",
+}
 
 
 @pytest.mark.parametrize("view", sorted(PROMISED))
