@@ -15,7 +15,7 @@ from ..lineage.records import DeclaredParent, ModelInfo
 from . import events, schedule, sweeps
 from .closure import rebuild_closure
 from .database import Database
-from .facts import Event, Publication, Queue, Sweep
+from .facts import Event, Publication, Queue, RevisionFacts, Sweep
 from .sketch_scrub import clear_sketches
 from .staging import aware, json_text, utc
 
@@ -127,15 +127,27 @@ class Ledger:
         found = self._database.rows("SELECT DISTINCT shape_key FROM internal.stale_shapes ORDER BY 1")
         return [key for (key,) in found]
 
-    def shapes(self) -> list[str]:
-        """Every shape key that a live sketched model has."""
+    def shapes(self) -> dict[str, int]:
+        """How many live sketched models have each shape key."""
         found = self._database.rows(
-            "SELECT DISTINCT r.shape_key FROM internal.models m "
+            "SELECT r.shape_key, count(*) FROM internal.models m "
             "JOIN internal.revisions r ON r.id = m.facts_revision "
             "WHERE m.tombstone_reason IS NULL AND r.sketch_path IS NOT NULL "
-            "AND r.shape_key IS NOT NULL ORDER BY 1"
+            "AND r.shape_key IS NOT NULL GROUP BY 1 ORDER BY 1"
         )
-        return [key for (key,) in found]
+        return {key: int(models) for key, models in found}
+
+    def known_weights(self, digests: Sequence[str], *, plan: str) -> dict[str, RevisionFacts]:
+        """Facts of the first revision sketched with each of these weights digests."""
+        found = self._database.records(
+            "SELECT r.format, r.dtype, r.architecture, r.shape_key, r.n_params, r.sketch_plan, "
+            "r.sketch_digest, r.sketch_path, r.weights_digest FROM internal.revisions r "
+            "WHERE r.sketch_path IS NOT NULL AND r.sketch_plan = $plan "
+            "AND list_contains($digests::VARCHAR[], r.weights_digest) "
+            "QUALIFY row_number() OVER (PARTITION BY r.weights_digest ORDER BY r.id) = 1",
+            {"plan": plan, "digests": list(digests)},
+        )
+        return {record["weights_digest"]: RevisionFacts(**record) for record in found}
 
     def mark_inferred(self, shapes: Collection[str]) -> None:
         """Note that these shapes have been inferred anew."""
