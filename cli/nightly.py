@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 import threading
@@ -112,6 +113,7 @@ def _run(config: NightConfig, *, interrupts: Interrupts, accept: str | None) -> 
             report = night.run()
         finally:
             engine.close()
+            asyncio.run(source.close())
         _keep_report(config, report)
         if report.publication is not None:
             prune_snapshots(config.store, keep=config.keep_snapshots)

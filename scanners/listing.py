@@ -66,7 +66,7 @@ class Lister:
         if not known:
             if self.spool is not None:
                 self.spool.clear()
-            known = {kind: self._begin(scan, kind) for kind in self._kinds()}
+            known = {kind: self._begin(scan, kind) for kind in self._kinds(scan)}
         for kind in sorted(known):
             if not known[kind].done and not self.meter.stopped:
                 known[kind] = self._sweep(known[kind])
@@ -74,11 +74,11 @@ class Lister:
             self.ledger.end_listing(scan)
         return list(known.values())
 
-    def _kinds(self) -> tuple[str, ...]:
-        last = self.ledger.last_full()
+    def _kinds(self, scan: int) -> tuple[str, ...]:
+        last = self.ledger.last_full(scan)
         # A clock that was set back makes the age negative: then everything is listed again.
         if last is not None and timedelta(0) <= self.now() - last < self.full_every:
-            if set(self.ledger.watermarks()) == {"created", "modified"}:
+            if set(self.ledger.watermarks(scan)) == {"created", "modified"}:
                 return ("created", "modified")
         return ("full",)
 
@@ -88,7 +88,7 @@ class Lister:
         return sweep
 
     def _sweep(self, sweep: Sweep) -> Sweep:
-        until = self.ledger.watermarks().get(sweep.kind)
+        until = self.ledger.watermarks(sweep.scan).get(sweep.kind)
         order: Any = "modified" if sweep.kind == "modified" else "created"
         pages = self.source.pages(
             cursor=sweep.cursor,

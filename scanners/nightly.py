@@ -38,7 +38,7 @@ from .probes.prompt_sets import PromptSet
 from .probing import Prober
 from .progress import Progress, Silence
 from .publishing import judge_snapshot
-from .sources.base import Source
+from .sources.base import ListingFilter, Source
 from .sources.spool import PageSpool
 
 logger = logging.getLogger(__name__)
@@ -185,7 +185,9 @@ class Night:
         )
         sweeps = lister.run(scan)
         self._check()
-        if any(sweep.kind == "full" for sweep in sweeps):
+        # A narrowed listing says nothing about what it does not name.
+        whole = self.config.narrow == ListingFilter()
+        if whole and any(sweep.kind == "full" for sweep in sweeps):
             self._look_for_missing(scan)
 
     def _look_for_missing(self, scan: int) -> None:

@@ -93,13 +93,13 @@ class Ledger:
             sweeps.listing_done(connection, scan=scan)
             rebuild_closure(connection)
 
-    def watermarks(self) -> dict[str, datetime]:
-        """The newest `created` and `modified` dates that finished sweeps began with."""
-        return sweeps.watermarks(self._database)
+    def watermarks(self, scan: int) -> dict[str, datetime]:
+        """The newest `created` and `modified` dates that finished sweeps like this began with."""
+        return sweeps.watermarks(self._database, scan=scan)
 
-    def last_full(self) -> datetime | None:
-        """When the last full sweep that ended was begun."""
-        return sweeps.last_full(self._database)
+    def last_full(self, scan: int) -> datetime | None:
+        """When the last full sweep that ended was begun, of a listing like this scan's."""
+        return sweeps.last_full(self._database, scan=scan)
 
     def missing(self, scan: int, *, limit: int) -> list[str]:
         """Live models that the full sweep of a scan did not name, most used first."""

@@ -23,6 +23,12 @@ _SWEEP = (
     "s.disordered, s.newest, s.oldest FROM internal.sweeps s"
 )
 
+# A listing that was narrowed otherwise, or of another endpoint, says nothing about this one.
+_ALIKE = (
+    "(SELECT a.scan FROM internal.scans a, internal.scans b "
+    "WHERE b.scan = ? AND a.parameters::VARCHAR = b.parameters::VARCHAR)"
+)
+
 # What a listing of everything did not name: deleted, made private, or lost by the listing.
 _MISSING = """
 SELECT m.name FROM internal.models m
@@ -107,14 +113,16 @@ def missing(database: Database, *, scan: int, limit: int) -> list[str]:
     return [name for (name,) in database.rows(_MISSING, {"scan": scan, "limit": limit})]
 
 
-def watermarks(database: Database) -> dict[str, datetime]:
-    """By kind of sweep, the newest date that a finished sweep began with.
+def watermarks(database: Database, *, scan: int) -> dict[str, datetime]:
+    """By kind of sweep, the newest date that a finished sweep of the same listing began with.
 
     A full sweep counts as both others: what was created or modified after it began is newer than
     the newest model that it began with. The Hub's dates, never this machine's clock.
     """
     found = database.rows(
-        "SELECT kind, max(newest) FROM internal.sweeps WHERE done AND newest IS NOT NULL GROUP BY 1"
+        "SELECT s.kind, max(s.newest) FROM internal.sweeps s WHERE s.done "
+        f"AND s.newest IS NOT NULL AND s.scan IN {_ALIKE} GROUP BY 1",
+        [scan],
     )
     marks = {kind: moment.replace(tzinfo=None) for kind, moment in found}
     full = marks.get("full")
@@ -128,11 +136,12 @@ def watermarks(database: Database) -> dict[str, datetime]:
     return known
 
 
-def last_full(database: Database) -> datetime | None:
-    """When the last full sweep that ended was begun, UTC."""
+def last_full(database: Database, *, scan: int) -> datetime | None:
+    """When the last full sweep of the same listing that ended was begun, UTC."""
     found = database.row(
         "SELECT max(c.started_at) FROM internal.sweeps s JOIN internal.scans c ON c.scan = s.scan "
-        "WHERE s.kind = 'full' AND s.done"
+        f"WHERE s.kind = 'full' AND s.done AND s.scan IN {_ALIKE}",
+        [scan],
     )
     return aware(found[0]) if found else None
 

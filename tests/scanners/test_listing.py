@@ -179,6 +179,15 @@ def test_a_clock_set_forward_loses_nothing(registry: Registry, hub: EcosystemHub
     assert rows(registry, "SELECT count(*) FROM changes WHERE kind = 'revision'") == [(5,)]
 
 
+def test_a_listing_that_is_narrowed_otherwise_begins_with_everything(
+    registry: Registry, hub: EcosystemHub
+) -> None:
+    list_once(registry, hub)
+    scan = registry.start_scan(kind="nightly", source="hub", parameters={"author": "a"}, now=NOW)
+    (sweep,) = list_once(registry, hub, scan=scan)
+    assert sweep.kind == "full"
+
+
 def test_what_a_full_sweep_does_not_name_is_missing_not_gone(
     registry: Registry, hub: EcosystemHub
 ) -> None:
