@@ -28,7 +28,8 @@ class Batch:
     """Models to visit, in order, and the bounds of what they may cost together."""
 
     number: int
-    infos: tuple[ModelInfo, ...]
+    # Out of the repr: asyncio writes one of every task that it runs.
+    infos: tuple[ModelInfo, ...] = field(repr=False)
     limits: ScanLimits = field(default_factory=ScanLimits)
 
 
@@ -40,8 +41,8 @@ class Fetched:
     """
 
     number: int
-    visits: tuple[Visit, ...]
-    sketches: Mapping[str, bytes]
+    visits: tuple[Visit, ...] = field(repr=False)
+    sketches: Mapping[str, bytes] = field(repr=False)
     traffic: Traffic
 
 

@@ -14,6 +14,7 @@ from .limits import ScanLimits
 from .notifying import EVENT_KINDS, SEVERITIES, Receiver
 from .publishing import GateLimits
 from .sources.base import ListingFilter
+from .sources.names import is_model_id
 
 T = TypeVar("T")
 Environment = Callable[[str], str | None]
@@ -22,7 +23,6 @@ _UNITS = {"": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _SIZE = re.compile(r"(\d{1,12})\s*(kB|MB|GB|TB|)")
 _SPANS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _SPAN = re.compile(r"(\d{1,9})\s*([smhd])")
-_MODEL = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}", re.ASCII)
 
 
 class BadConfig(ModelkinError):
@@ -243,7 +243,7 @@ def _kinds(value: Any) -> tuple[str, ...]:
 def _models(value: Any) -> tuple[str, ...]:
     names = _texts(value)
     for name in names:
-        if _MODEL.fullmatch(name) is None:
+        if not is_model_id(name) or "/" not in name:
             raise ValueError(f"{name!r} is no org/model")
     return names
 

@@ -22,7 +22,7 @@ COMMENT ON COLUMN internal.sweeps.done IS 'It reached the end, or what earlier s
 COMMENT ON COLUMN internal.sweeps.pages IS 'Pages stored';
 COMMENT ON COLUMN internal.sweeps.listed IS 'Models on them';
 COMMENT ON COLUMN internal.sweeps.known IS 'Models on them that the store had at that very commit: the overlap with earlier sweeps';
-COMMENT ON COLUMN internal.sweeps.short_pages IS 'Pages before the last that held fewer models than the first';
+COMMENT ON COLUMN internal.sweeps.short_pages IS 'Pages before the last that were empty';
 COMMENT ON COLUMN internal.sweeps.disordered IS 'Pages that began newer than the page before them ended';
 COMMENT ON COLUMN internal.sweeps.newest IS 'Newest date on the first page, UTC: where the next sweep may stop';
 COMMENT ON COLUMN internal.sweeps.oldest IS 'Oldest date on the last page, UTC';
@@ -114,7 +114,7 @@ COMMENT ON COLUMN v1.sweeps.done IS 'It reached the end, or what earlier sweeps 
 COMMENT ON COLUMN v1.sweeps.pages IS 'Pages stored';
 COMMENT ON COLUMN v1.sweeps.listed IS 'Models on them';
 COMMENT ON COLUMN v1.sweeps.known IS 'Models on them that the store had at that very commit';
-COMMENT ON COLUMN v1.sweeps.short_pages IS 'Pages before the last that held fewer models than the first';
+COMMENT ON COLUMN v1.sweeps.short_pages IS 'Pages before the last that were empty';
 COMMENT ON COLUMN v1.sweeps.disordered IS 'Pages that began newer than the page before them ended';
 COMMENT ON COLUMN v1.sweeps.newest IS 'Newest date on the first page, UTC';
 COMMENT ON COLUMN v1.sweeps.oldest IS 'Oldest date on the last page, UTC';
