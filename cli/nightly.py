@@ -186,9 +186,7 @@ def _keep_report(config: NightConfig, report: NightReport) -> None:
     write_whole(feed, add_to_feed(known, scan=report.scan, digest=report.digest, now=utc_now()))
 
 
-def _deliver(
-    registry: Registry, config: NightConfig, *, interrupts: Interrupts, scan: int
-) -> None:
+def _deliver(registry: Registry, config: NightConfig, *, interrupts: Interrupts, scan: int) -> None:
     sender = courier(registry, interrupts)
     sender.enqueue(config.receivers, scan=scan)
     ends = sender.deliver(config.receivers)

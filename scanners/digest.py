@@ -98,7 +98,7 @@ def add_to_feed(feed: bytes | None, *, scan: int, digest: str, now: datetime) ->
         ElementTree.SubElement(entry, f"{{{_ATOM}}}{tag}").text = text
     older = [e for e in _entries(feed) if e.findtext(f"{{{_ATOM}}}id") != name]
     root.extend(older[: MOST_ENTRIES - 1])
-    return ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
+    return bytes(ElementTree.tostring(root, encoding="utf-8", xml_declaration=True))
 
 
 def _feed_root(now: datetime) -> ElementTree.Element:

@@ -116,9 +116,7 @@ class Lister:
             if sweep.done:
                 break
         models = list({info.source_id: info for page in group for info in page.models}.values())
-        known = self.ledger.add_pages(
-            models, sweep=sweep, claims_of=listed_claims, now=self.now()
-        )
+        known = self.ledger.add_pages(models, sweep=sweep, claims_of=listed_claims, now=self.now())
         if self.spool is not None:
             self.spool.forget(url for url in asked if url is not None)
         self.progress.listed(len(models))

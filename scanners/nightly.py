@@ -380,9 +380,7 @@ class Night:
         """Events about the night itself, the digest among them."""
         scan, events = report.scan, self._ledger.events(since=report.scan, until=report.scan)
         told = [event for event in events if event.kind != "digest.daily"]
-        digest = digest_body(
-            scan=scan, events=told, publication=publication, queue=report.queue
-        )
+        digest = digest_body(scan=scan, events=told, publication=publication, queue=report.queue)
         rows: list[tuple[str, str, str, Mapping[str, Any]]] = [
             ("scan.completed", f"scan {scan}", "info", {"listed": report.listed}),
             ("digest.daily", f"scan {scan}", "info", digest),

@@ -121,10 +121,11 @@ def _store(table: _Table) -> dict[str, Any]:
 
 
 def _hub(table: _Table) -> dict[str, Any]:
+    none: tuple[str, ...] = ()
     narrow = ListingFilter(
         author=table.take("author", None, _text),
         search=table.take("search", None, _text),
-        tags=table.take("tags", (), _texts),
+        tags=table.take("tags", none, _texts),
     )
     return {
         "source": table.take("source", "hub", _source),

@@ -52,7 +52,9 @@ def judge_snapshot(
     """
     ledger = registry.ledger()
     counts = ledger.counts()
-    last = next((p for p in ledger.publications() if p.status == "published" and p.scan < scan), None)
+    last = next(
+        (p for p in ledger.publications() if p.status == "published" and p.scan < scan), None
+    )
     reasons = [
         *(_moved(counts, last.counts, limits) if last is not None else ()),
         *(f"{rows:,} {what}" for what, rows in sorted(ledger.flaws().items())),
@@ -72,9 +74,7 @@ def judge_snapshot(
     )
 
 
-def _moved(
-    now: Mapping[str, int], before: Mapping[str, int], limits: GateLimits
-) -> Iterator[str]:
+def _moved(now: Mapping[str, int], before: Mapping[str, int], limits: GateLimits) -> Iterator[str]:
     for what in COUNTED:
         then, today = before.get(what, 0), now.get(what, 0)
         named = what.replace("_", " ")

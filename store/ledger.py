@@ -124,7 +124,9 @@ class Ledger:
 
     def stale_shapes(self) -> list[str]:
         """Shape keys whose models changed since they were last inferred."""
-        found = self._database.rows("SELECT DISTINCT shape_key FROM internal.stale_shapes ORDER BY 1")
+        found = self._database.rows(
+            "SELECT DISTINCT shape_key FROM internal.stale_shapes ORDER BY 1"
+        )
         return [key for (key,) in found]
 
     def shapes(self) -> dict[str, int]:

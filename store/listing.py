@@ -224,9 +224,7 @@ def _upsert_files(connection: duckdb.DuckDBPyConnection, infos: Sequence[ModelIn
         )
 
 
-def _insert_bare_files(
-    connection: duckdb.DuckDBPyConnection, infos: Sequence[ModelInfo]
-) -> None:
+def _insert_bare_files(connection: duckdb.DuckDBPyConnection, infos: Sequence[ModelInfo]) -> None:
     """File names without sizes or digests: they can only say something of a new commit."""
     rows = [
         (pos, [file.path for file in info.files])

@@ -99,9 +99,7 @@ SELECT count(*) FILTER ({_DUE}) AS waiting,
 def schedule_visits(connection: duckdb.DuckDBPyConnection, *, now: datetime) -> None:
     """Set the next visits of the models in the staged view `coverage_in`."""
     connection.execute(_VISITED)
-    connection.execute(
-        "DELETE FROM internal.schedule WHERE model IN (SELECT model FROM scheduled)"
-    )
+    connection.execute("DELETE FROM internal.schedule WHERE model IN (SELECT model FROM scheduled)")
     connection.execute(
         _INSERT,
         {
@@ -157,8 +155,6 @@ def _ids(database: Database, names: Sequence[str]) -> list[int]:
 
 def queue(database: Database, *, source: str, plan: str, now: datetime) -> Queue:
     """How many models want a visit: now, after a cooldown, or only after a new commit."""
-    row = database.row(
-        _QUEUE, {"source": source, "plan": plan, "now": utc(now), "cool": COOLDOWN}
-    )
+    row = database.row(_QUEUE, {"source": source, "plan": plan, "now": utc(now), "cool": COOLDOWN})
     waits, cooling, disabled = row or (0, 0, 0)
     return Queue(waiting=waits, cooling=cooling, disabled=disabled)

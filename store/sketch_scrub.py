@@ -32,7 +32,8 @@ def clear_sketches(
     connection.execute("DELETE FROM internal.schedule WHERE model IN (SELECT model FROM damaged)")
     connection.execute(
         "INSERT INTO internal.changes "
-        "SELECT DISTINCT $scan, 'sketch_damaged', name, NULL, NULL, $now FROM damaged ORDER BY name",
+        "SELECT DISTINCT $scan, 'sketch_damaged', name, NULL, NULL, $now FROM damaged "
+        "ORDER BY name",
         {"scan": scan, "now": utc(now)},
     )
     found = connection.execute("SELECT DISTINCT name FROM damaged ORDER BY name").fetchall()

@@ -267,8 +267,8 @@ def _note_stale(connection: duckdb.DuckDBPyConnection) -> None:
         "INSERT INTO internal.stale_shapes SELECT DISTINCT r.shape_key FROM coverage_in v "
         "JOIN internal.revisions r ON r.model = v.model "
         "WHERE r.shape_key IS NOT NULL AND (v.outcome IN ('ok', 'malformed') OR v.model IN "
-        "(SELECT id FROM gone)) AND r.shape_key NOT IN (SELECT shape_key FROM internal.stale_shapes) "
-        "ORDER BY 1"
+        "(SELECT id FROM gone)) AND r.shape_key NOT IN "
+        "(SELECT shape_key FROM internal.stale_shapes) ORDER BY 1"
     )
 
 

@@ -10,6 +10,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from multiprocessing.synchronize import Event
 
 from ...lineage.errors import ModelkinError
 from ..fetching import Batch, Fetched, fetch_batch
@@ -64,9 +66,7 @@ class ProcessPool:
     stopped : asked between results; running batches are then told to end.
     """
 
-    def __init__(
-        self, spec: SourceSpec, *, processes: int, stopped: Callable[[], bool]
-    ) -> None:
+    def __init__(self, spec: SourceSpec, *, processes: int, stopped: Callable[[], bool]) -> None:
         self._spec = spec
         self._processes = processes
         self._stopped = stopped
@@ -114,12 +114,8 @@ class ProcessPool:
         raise ModelkinError(f"workers died {MOST_RETRIES} times over batch {flying[0][0].number}")
 
     def _begin(self) -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(
-            self._processes,
-            mp_context=self._context,
-            initializer=_prepare,
-            initargs=(self._spec, self._stop),
-        )
+        prepare = partial(_prepare, self._spec, self._stop)
+        return ProcessPoolExecutor(self._processes, mp_context=self._context, initializer=prepare)
 
 
 class _Relay:
@@ -152,7 +148,7 @@ class _Worker:
     stopped: Callable[[], bool]
 
 
-def _prepare(spec: SourceSpec, stop: threading.Event) -> None:
+def _prepare(spec: SourceSpec, stop: Event) -> None:
     # The parent says when to stop; a terminal's signal reaches the whole group.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -162,6 +158,4 @@ def _prepare(spec: SourceSpec, stop: threading.Event) -> None:
 
 
 def _work(batch: Batch) -> Fetched:
-    return _Worker.runner.run(
-        fetch_batch(batch, source=_Worker.source, stopped=_Worker.stopped)
-    )
+    return _Worker.runner.run(fetch_batch(batch, source=_Worker.source, stopped=_Worker.stopped))

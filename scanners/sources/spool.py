@@ -43,7 +43,9 @@ class PageSpool:
                 file.write(head + b"\n" + body)
             os.replace(name, self._place(url))
         except OSError as error:
-            raise RegistryError(f"cannot keep a listing page in {self._folder}: {error.strerror}") from error
+            raise RegistryError(
+                f"cannot keep a listing page in {self._folder}: {error.strerror}"
+            ) from error
 
     def load(self, url: str) -> tuple[bytes, str | None] | None:
         """The answer kept for an address and the address after it, or None."""

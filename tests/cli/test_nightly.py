@@ -145,7 +145,9 @@ def test_a_changed_model_alone_is_read_again_after_its_pause(
         assert run_night(again).exit_code == 0
         changes = rows_of(store, f"SELECT kind FROM changes {last} AND subject = 'ann/chat'")
         assert ("revision",) in changes
-        assert rows_of(store, f"SELECT model FROM coverage {last}") == [], "twelve hours are not over"
+        assert rows_of(store, f"SELECT model FROM coverage {last}") == [], (
+            "twelve hours are not over"
+        )
         tomorrow = datetime.now(UTC) + timedelta(hours=13)
         monkeypatch.setattr("modelkin.cli.nightly.utc_now", lambda: tomorrow)
         assert run_night(again).exit_code == 0

@@ -22,7 +22,7 @@ def printed(*words: str) -> str:
 
 
 def parse_cron(line: str) -> tuple[list[set[int]], str, str]:
-    """The five fields, the user and the command of a line of /etc/cron.d, as crontab(5) has them."""
+    """The five fields, the user and the command of a line of /etc/cron.d, as in crontab(5)."""
     bounds = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 7))
     words = line.split(None, 6)
     fields = []
@@ -35,7 +35,9 @@ def parse_cron(line: str) -> tuple[list[set[int]], str, str]:
 
 def test_a_crontab_has_fields_a_user_and_a_command() -> None:
     lines = printed("cron", "--at", "04:05").splitlines()
-    jobs = [line for line in lines if line and not line.startswith("#") and "=" not in line.split()[0]]
+    jobs = [
+        line for line in lines if line and not line.startswith("#") and "=" not in line.split()[0]
+    ]
     (fields, user, command) = parse_cron(*jobs)
     assert (fields[0], fields[1], user) == ({5}, {4}, "modelkin")
     assert "%" not in command, "cron reads % as the end of a line"
@@ -47,8 +49,14 @@ def test_a_kubernetes_cron_job_has_the_fields_of_its_schema() -> None:
     assert (job["apiVersion"], job["kind"]) == ("batch/v1", "CronJob")
     spec = job["spec"]
     assert set(spec) <= {
-        "schedule", "timeZone", "concurrencyPolicy", "startingDeadlineSeconds", "suspend",
-        "successfulJobsHistoryLimit", "failedJobsHistoryLimit", "jobTemplate",
+        "schedule",
+        "timeZone",
+        "concurrencyPolicy",
+        "startingDeadlineSeconds",
+        "suspend",
+        "successfulJobsHistoryLimit",
+        "failedJobsHistoryLimit",
+        "jobTemplate",
     }
     assert spec["concurrencyPolicy"] == "Forbid"
     assert re.fullmatch(r"\d+ \d+ \* \* \*", spec["schedule"])
@@ -71,7 +79,8 @@ def test_a_github_workflow_has_a_schedule_and_keeps_the_token_a_secret() -> None
     assert flow["permissions"] == {"contents": "read"}
     steps = flow["jobs"]["nightly"]["steps"]
     assert all(("uses" in step) != ("run" in step) for step in steps)
-    assert "${{ secrets.HF_TOKEN }}" in text and "${{{{" not in text
+    assert "${{ secrets.HF_TOKEN }}" in text
+    assert "${{{{" not in text
 
 
 def test_systemd_units_name_known_directives(tmp_path: Path) -> None:
@@ -80,7 +89,8 @@ def test_systemd_units_name_known_directives(tmp_path: Path) -> None:
         assert set(re.findall(r"^\[(\w+)\]$", text, re.M)) == sections
         for line in text.splitlines():
             assert re.fullmatch(r"|#.*|/system/.*|\[\w+\]|[A-Z]\w+=\S.*", line), line
-    assert "Type=oneshot" in service and "ReadWritePaths=/srv/kin" in service
+    assert "Type=oneshot" in service
+    assert "ReadWritePaths=/srv/kin" in service
     assert "Persistent=true" in timer
     assert "hf_" not in service.replace("hf_token", "")
 
@@ -93,7 +103,9 @@ def test_systemd_accepts_the_units(tmp_path: Path) -> None:
     (tmp_path / "modelkin-nightly.timer").write_text("# /etc/systemd" + timer)
     done = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", str(tmp_path / "modelkin-nightly.timer")],
-        capture_output=True, text=True, check=False,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
 

@@ -9,10 +9,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from benchmarks.ecosystem.population import Population
-from benchmarks.ecosystem.server import Conditions, EcosystemHub
 from faulty_hub import Naps
 
+from benchmarks.ecosystem.population import Population
+from benchmarks.ecosystem.server import Conditions, EcosystemHub
 from modelkin.lineage.errors import BudgetExceeded, TransientError
 from modelkin.scanners.limits import Meter, ScanLimits
 from modelkin.scanners.listing import Lister, listed_claims
@@ -39,13 +39,22 @@ def registry(tmp_path: Path) -> Iterator[Registry]:
 
 
 def list_once(
-    registry: Registry, hub: EcosystemHub, *, scan: int | None = None, now: datetime = NOW, **more: object
+    registry: Registry,
+    hub: EcosystemHub,
+    *,
+    scan: int | None = None,
+    now: datetime = NOW,
+    **more: object,
 ) -> list[Sweep]:
     """One scan's sweeps, twenty models a page; `scan` goes on with one."""
     spool = PageSpool(registry.path / "spool")
     source = HubSource(endpoint=hub.url, page_size=20, spool=spool, retry=Naps().policy())
     lister = Lister(
-        ledger=registry.ledger(), source=source, now=lambda: now, spool=spool, **more  # type: ignore[arg-type]
+        ledger=registry.ledger(),
+        source=source,
+        now=lambda: now,
+        spool=spool,
+        **more,  # type: ignore[arg-type]
     )
     if scan is None:
         scan = registry.start_scan(kind="nightly", source="hub", parameters={}, now=now)
@@ -74,7 +83,8 @@ def test_the_next_night_reads_only_what_changed(registry: Registry, hub: Ecosyst
     before = hub.conditions.counters["pages"]
     sweeps = {sweep.kind: sweep for sweep in list_once(registry, hub, now=NOW + timedelta(days=1))}
     assert hub.conditions.counters["pages"] - before < 8
-    assert sweeps["created"].done and sweeps["modified"].done
+    assert sweeps["created"].done
+    assert sweeps["modified"].done
     assert sweeps["modified"].known > 0, "the overlap with the night before was seen"
     people = hub.population
     expected = {(people.name(m), people.sha(m)) for m in range(people.size)}
@@ -112,7 +122,9 @@ def test_a_branch_set_back_to_an_older_commit_is_told_from_a_new_one(
     for version, kind in ((1, "revision"), (0, "rewound")):
         hub.population.version[7] = version
         list_once(registry, hub, full_every=timedelta(0))
-        found = rows(registry, "SELECT kind FROM changes WHERE scan = (SELECT max(scan) FROM scans)")
+        found = rows(
+            registry, "SELECT kind FROM changes WHERE scan = (SELECT max(scan) FROM scans)"
+        )
         assert found == [(kind,)]
 
 
@@ -123,7 +135,8 @@ def test_a_killed_sweep_goes_on_and_asks_for_no_page_twice(
     with pytest.raises(BudgetExceeded):
         list_once(registry, hub, meter=meter)
     begun = registry.resume_scan(source="hub")
-    assert begun is not None and not begun.listing_done
+    assert begun is not None
+    assert not begun.listing_done
     (sweep,) = list_once(registry, hub, scan=begun.scan)
     assert (sweep.done, sweep.listed) == (True, SIZE)
     whole = -(-SIZE // 20)
@@ -196,7 +209,9 @@ def test_what_a_full_sweep_does_not_name_is_missing_not_gone(
     list_once(registry, hub, full_every=timedelta(0))
     gone = {hub.population.name(3), hub.population.name(4)}
     assert set(registry.ledger().missing(2, limit=10)) == gone
-    assert rows(registry, "SELECT count(*) FROM models WHERE tombstone_reason IS NOT NULL") == [(0,)]
+    assert rows(registry, "SELECT count(*) FROM models WHERE tombstone_reason IS NOT NULL") == [
+        (0,)
+    ]
     registry.ledger().tombstone(sorted(gone), reason="hidden", scan=2, now=NOW)
     assert registry.ledger().missing(2, limit=10) == []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,8 @@ def test_a_mistake_is_named(text: str, said: str) -> None:
 def test_a_secret_is_in_no_error_and_no_repr() -> None:
     text = f"[[notify]]\nname='a'\nurl='https://h.example/{'s' * 9}'\nsecret='{SECRET}'\n"
     config = parse(text)
-    assert SECRET not in repr(config) and "sssssssss" not in repr(config)
+    assert SECRET not in repr(config)
+    assert "sssssssss" not in repr(config)
 
 
 values = st.recursive(
@@ -87,10 +89,8 @@ keys = st.sampled_from(["path", "source", "watch", "max_bytes", "deadline", "url
 
 @given(st.dictionaries(tables, values | st.dictionaries(keys, values, max_size=3), max_size=3))
 def test_anything_is_a_configuration_or_a_named_mistake(data: dict[str, Any]) -> None:
-    try:
-        parse_config(data, environment=lambda name: None)
-    except ModelkinError as error:
-        assert str(error)
+    with suppress(ModelkinError):
+        assert parse_config(data, environment=lambda name: None).keep_snapshots > 0
 
 
 @pytest.mark.parametrize(("text", "size"), [("1", 1), ("5 kB", 5000), ("2TB", 2 * 10**12)])

@@ -112,7 +112,8 @@ def test_what_fails_is_tried_again_with_growing_waits_and_given_up(registry: Reg
         clock.time += timedelta(seconds=wait)
     assert sender.deliver([receiver()]) == {"failed": 1}
     ids = {call.request.headers["webhook-id"] for call in responses.calls}
-    assert len(ids) == 1 and len(responses.calls) == len(WAITS) + 1
+    assert len(ids) == 1
+    assert len(responses.calls) == len(WAITS) + 1
     assert sum(WAITS) >= 60 * 3600
 
 
@@ -157,16 +158,25 @@ def test_no_answer_stores_no_address(registry: Registry) -> None:
 def test_digest_mode_sends_the_digest_and_what_is_grave() -> None:
     def event(kind: str, *, severity: str = "info", baseline: bool = False) -> Event:
         return Event(
-            event_id="e", kind=kind, scan=1, subject="s", severity=severity, baseline=baseline,
-            body={}, created_at=NOW,
+            event_id="e",
+            kind=kind,
+            scan=1,
+            subject="s",
+            severity=severity,
+            baseline=baseline,
+            body={},
+            created_at=NOW,
         )
 
     digests, each = receiver(mode="digest"), receiver()
-    assert digests.wants(event("digest.daily")) and not each.wants(event("digest.daily"))
-    assert digests.wants(event("publish.blocked")) and digests.wants(event("scan.failed"))
+    assert digests.wants(event("digest.daily"))
+    assert not each.wants(event("digest.daily"))
+    assert digests.wants(event("publish.blocked"))
+    assert digests.wants(event("scan.failed"))
     assert not digests.wants(event("finding.new", severity="high"))
     assert digests.wants(event("finding.new", severity="critical"))
-    assert each.wants(event("finding.new")) and not each.wants(event("finding.new", baseline=True))
+    assert each.wants(event("finding.new"))
+    assert not each.wants(event("finding.new", baseline=True))
     assert not receiver(kinds=("edge.added",)).wants(event("finding.new"))
 
 
@@ -177,14 +187,23 @@ def test_an_event_is_committed_with_its_finding_or_not_at_all(registry: Registry
     scan = registry.start_scan(kind="nightly", source="hub", parameters={}, now=NOW)
     registry.add_page(scan, [make_info("o/a"), make_info("o/b")], next_cursor=None, now=NOW)
     finding = Finding(
-        finding_id="f1", kind="undeclared_parent", severity="high", model="o/a", ancestor="o/b",
-        value=1.0, ci_low=None, ci_high=None, q_value=None, status="new",
+        finding_id="f1",
+        kind="undeclared_parent",
+        severity="high",
+        model="o/a",
+        ancestor="o/b",
+        value=1.0,
+        ci_low=None,
+        ci_high=None,
+        q_value=None,
+        status="new",
     )
     registry.replace_findings(scan, "undeclared_parent", [finding], now=NOW)
     registry.replace_findings(scan, "undeclared_parent", [finding], now=NOW)
     (event,) = registry.ledger().events(since=scan)
     assert (event.kind, event.subject, event.severity) == ("finding.new", "f1", "high")
-    assert event.body["model"] == "o/a" and not event.baseline
+    assert event.body["model"] == "o/a"
+    assert not event.baseline
     registry.replace_findings(scan, "undeclared_parent", [], now=NOW)
     kinds = [event.kind for event in registry.ledger().events(since=scan)]
     assert sorted(kinds) == ["finding.fixed", "finding.new"]
@@ -216,8 +235,14 @@ def test_an_unsafe_receiver_is_refused(changes: dict[str, str]) -> None:
 @given(st.dictionaries(st.text(max_size=20), st.text(max_size=4000), max_size=12))
 def test_a_payload_stays_small_and_is_json(body: dict[str, str]) -> None:
     event = Event(
-        event_id="e", kind="test", scan=1, subject="s", severity="info", baseline=False,
-        body=body, created_at=NOW,
+        event_id="e",
+        kind="test",
+        scan=1,
+        subject="s",
+        severity="info",
+        baseline=False,
+        body=body,
+        created_at=NOW,
     )
     data = payload(event)
     assert len(data) <= LARGEST

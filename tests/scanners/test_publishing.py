@@ -27,19 +27,22 @@ def registry(tmp_path: Path) -> Iterator[Registry]:
         infos = [replace(make_info(name), source="hub") for name in ("o/a", "o/b", "o/c")]
         put(opened, Sweep(scan=scan, kind="full", done=True, pages=1, newest=NOW), *infos)
         edge = make_edge("o/b", "o/a")
-        opened.replace_inference(
-            scan, edges=[edge], code_version="1", inputs_digest="x", now=NOW
-        )
+        opened.replace_inference(scan, edges=[edge], code_version="1", inputs_digest="x", now=NOW)
         yield opened
 
 
 def put(registry: Registry, sweep: Sweep, *infos: object) -> None:
     registry.ledger().add_pages(
-        list(infos), sweep=sweep, claims_of=lambda info: (), now=NOW  # type: ignore[arg-type]
+        list(infos),
+        sweep=sweep,
+        claims_of=lambda info: (),
+        now=NOW,  # type: ignore[arg-type]
     )
 
 
-def judge(registry: Registry, limits: GateLimits = LIMITS, accept: str | None = None) -> Publication:
+def judge(
+    registry: Registry, limits: GateLimits = LIMITS, accept: str | None = None
+) -> Publication:
     scan = max(scan.scan for scan in registry.scans())
     return judge_snapshot(registry, scan=scan, limits=limits, now=NOW, accept=accept)
 
