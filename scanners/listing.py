@@ -75,12 +75,12 @@ class Lister:
         return list(known.values())
 
     def _kinds(self, scan: int) -> tuple[str, ...]:
-        last = self.ledger.last_full(scan)
+        last, marks = self.ledger.last_full(scan), self.ledger.watermarks(scan)
+        if last is None or set(marks) != {"created", "modified"}:
+            return ("full",)
         # A clock that was set back makes the age negative: then everything is listed again.
-        if last is not None and timedelta(0) <= self.now() - last < self.full_every:
-            if set(self.ledger.watermarks(scan)) == {"created", "modified"}:
-                return ("created", "modified")
-        return ("full",)
+        recent = timedelta(0) <= self.now() - last < self.full_every
+        return ("created", "modified") if recent else ("full",)
 
     def _begin(self, scan: int, kind: str) -> Sweep:
         sweep = Sweep(scan=scan, kind=kind)

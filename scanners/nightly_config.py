@@ -137,6 +137,7 @@ def _hub(table: _Table) -> dict[str, Any]:
 
 
 def _scan(table: _Table) -> dict[str, Any]:
+    none: tuple[str, ...] = ()
     limits = ScanLimits(
         max_bytes=table.take("max_bytes", None, parse_size),
         max_requests=table.take("max_requests", None, _positive),
@@ -144,7 +145,7 @@ def _scan(table: _Table) -> dict[str, Any]:
     )
     return {
         "limits": limits,
-        "watch": table.take("watch", (), _models),
+        "watch": table.take("watch", none, _models),
         "full_every": table.take("full_every", timedelta(days=7), parse_span),
         "most_visits": table.take("max_visits", None, _whole),
         "connections": table.take("connections", 64, _positive),

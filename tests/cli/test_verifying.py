@@ -54,6 +54,4 @@ def test_a_damaged_snapshot_and_a_broken_invariant_are_named(config: Path) -> No
     copy.write_bytes(copy.read_bytes()[:-10])
     found = json.loads(verify(store).stdout)
     assert [(row["kind"], row["what"]) for row in found] == [("snapshot", "1")]
-    assert verify(store, "--repair").exit_code == 2, (
-        "a snapshot is not repaired, it is written anew"
-    )
+    assert verify(store, "--repair").exit_code == 2, "a snapshot is never repaired"
