@@ -32,12 +32,11 @@ def hub_info(name: str, **fields: object) -> ModelInfo:
 
 
 def put(registry: Registry, *infos: ModelInfo, claims: dict[str, str] | None = None) -> None:
+    made = claims or {}
     registry.ledger().add_pages(
         infos,
         sweep=Sweep(scan=1, kind="full", done=True),
-        claims_of=lambda info: (
-            [claim((claims or {})[info.name])] if info.name in (claims or {}) else []
-        ),
+        claims_of=lambda info: [claim(made[info.name])] if info.name in made else [],
         now=NOW,
     )
 
