@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from pathlib import Path
 
 import click
@@ -10,6 +12,7 @@ from ..scanners.notifying import Receiver
 from ..store import Registry
 from ..store.lock import scan_lock
 from .interrupts import Interrupts
+from .listening import HintServer
 from .nightly import config_option, courier, read_config
 from .opening import utc_now
 from .output import say
@@ -67,6 +70,30 @@ def replay_command(*, config_path: Path, receiver: str | None, since: int) -> No
             wanted = [event.event_id for event in events if one.wants(event)]
             ledger.enqueue(wanted, receiver=one.name, again=True, now=now)
         say(_said(courier(registry, Interrupts()).deliver(chosen)))
+
+
+@notify_command.command("listen")
+@config_option
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8096, show_default=True)
+def listen_command(*, config_path: Path, host: str, port: int) -> None:
+    """Take the Hub's own webhooks as hints for the next night, until a signal comes."""
+    config = read_config(config_path)
+    if config.webhook_secret is None:
+        raise click.UsageError("[hub] webhook_secret is not set")
+    interrupts = Interrupts()
+    address = (host, port)
+    with (
+        interrupts.watching(),
+        HintServer(address, store=config.store, secret=config.webhook_secret) as server,
+    ):
+        say(f"listening at http://{host}:{server.server_address[1]}/")
+        thread = threading.Thread(target=server.serve_forever, args=(0.1,))
+        thread.start()
+        while not interrupts.stopped():
+            time.sleep(0.2)
+        server.shutdown()
+        thread.join()
 
 
 def _chosen(receivers: tuple[Receiver, ...], name: str | None) -> tuple[Receiver, ...]:

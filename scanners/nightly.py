@@ -19,8 +19,9 @@ from ..lineage.errors import (
     ModelNotFound,
     NotInRegistry,
     TransientError,
+    UnsafeRequest,
 )
-from ..lineage.records import Outcome
+from ..lineage.records import Coverage, Outcome
 from ..lineage.sketch.plan import PLAN_VERSION, kindred_shapes
 from ..store.facts import Publication, Queue, ScanState, Visit
 from ..store.ledger import Ledger
@@ -30,6 +31,7 @@ from .claims import judge_claims
 from .digest import digest_body, write_digest
 from .engines.base import Engine
 from .fetching import Batch, Fetched
+from .hints import take_hints
 from .inference import infer_store
 from .limits import Meter, ScanLimits
 from .listing import Lister
@@ -115,6 +117,7 @@ class Night:
         scan = self._begin()
         try:
             self._list(scan)
+            self._follow_hints(scan)
             self._visit(scan)
             self._infer(scan)
             self._probe(scan)
@@ -189,6 +192,28 @@ class Night:
         whole = self.config.narrow == ListingFilter()
         if whole and any(sweep.kind == "full" for sweep in sweeps):
             self._look_for_missing(scan)
+
+    def _follow_hints(self, scan: int) -> None:
+        """Describe the models that the Hub's webhooks named; the listing may not have them yet."""
+        hints = take_hints(self.registry.path)
+        described = []
+        for name in hints:
+            self._check()
+            try:
+                described.append(self.source.info(name, traffic=self.meter.traffic))
+            except (ModelNotFound, AccessDenied, TransientError, UnsafeRequest):
+                # What is gone is for the next full sweep to find, by its own rules.
+                continue
+        visits = [
+            Visit(
+                coverage=Coverage(model=info.name, outcome=Outcome.UNCHANGED, stage="list"),
+                info=info,
+            )
+            for info in described
+        ]
+        self.registry.record_visits(scan, visits, now=self.now())
+        for path in hints.values():
+            path.unlink(missing_ok=True)
 
     def _look_for_missing(self, scan: int) -> None:
         """Ask for each model that the whole listing did not name: only that tells what became."""

@@ -57,7 +57,8 @@ class NightConfig:
     max_model_bytes: int = 20 << 30
     gate: GateLimits = field(default_factory=GateLimits)
     receivers: tuple[Receiver, ...] = ()
-    healthcheck: str | None = None
+    healthcheck: str | None = field(default=None, repr=False)
+    webhook_secret: str | None = field(default=None, repr=False)
 
 
 class _Table:
@@ -103,7 +104,7 @@ def parse_config(data: Mapping[str, Any], *, environment: Environment) -> NightC
     secret = _secret(environment)
     fields = {
         **_store(tables["store"]),
-        **_hub(tables["hub"]),
+        **_hub(tables["hub"], secret),
         **_scan(tables["scan"]),
         **_probe(tables["probe"]),
         **_publish(tables["publish"], secret),
@@ -120,7 +121,7 @@ def _store(table: _Table) -> dict[str, Any]:
     }
 
 
-def _hub(table: _Table) -> dict[str, Any]:
+def _hub(table: _Table, secret: Callable[[Any], str]) -> dict[str, Any]:
     none: tuple[str, ...] = ()
     narrow = ListingFilter(
         author=table.take("author", None, _text),
@@ -131,6 +132,7 @@ def _hub(table: _Table) -> dict[str, Any]:
         "source": table.take("source", "hub", _source),
         "endpoint": table.take("endpoint", "https://huggingface.co", _text),
         "contact": table.take("contact", None, _text),
+        "webhook_secret": table.take("webhook_secret", None, secret),
         "page_size": table.take("page_size", 1000, _positive),
         "narrow": narrow,
     }
