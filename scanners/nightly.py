@@ -23,7 +23,7 @@ from ..lineage.errors import (
 )
 from ..lineage.records import Coverage, Outcome
 from ..lineage.sketch.plan import PLAN_VERSION, kindred_shapes
-from ..store.facts import Publication, Queue, ScanState, Visit
+from ..store.facts import Publication, Queue, ScanState, Sweep, Visit
 from ..store.ledger import Ledger
 from ..store.registry import Registry
 from .bytes import Traffic
@@ -39,7 +39,7 @@ from .nightly_config import NightConfig
 from .probes.prompt_sets import PromptSet
 from .probing import Prober
 from .progress import Progress, Silence
-from .publishing import judge_snapshot
+from .publishing import SMALL, judge_snapshot
 from .sources.base import ListingFilter, Source
 from .sources.spool import PageSpool
 
@@ -83,8 +83,8 @@ class Night:
     Parameters
     ----------
     source : asked for listings and single models; the engine opens its own.
-    publish : moves `current` to the snapshot of a scan and returns its name; called only for
-        what the gate lets pass. `write` writes the snapshot.
+    publish : moves `current` to the snapshot of this name; called only for what the gate lets
+        pass.
     accept : a person's reason to publish in spite of the gate.
     """
 
@@ -100,7 +100,6 @@ class Night:
     spool: PageSpool | None = None
     prompts: PromptSet | None = None
     accept: str | None = None
-    doubts: list[str] = field(default_factory=list)
 
     def run(self) -> NightReport:
         """Go on with the last night if it did not end, else begin one.
@@ -188,9 +187,7 @@ class Night:
         )
         sweeps = lister.run(scan)
         self._check()
-        # A narrowed listing says nothing about what it does not name.
-        whole = self.config.narrow == ListingFilter()
-        if whole and any(sweep.kind == "full" for sweep in sweeps):
+        if self._is_whole(sweeps):
             self._look_for_missing(scan)
 
     def _follow_hints(self, scan: int) -> None:
@@ -217,10 +214,8 @@ class Night:
 
     def _look_for_missing(self, scan: int) -> None:
         """Ask for each model that the whole listing did not name: only that tells what became."""
-        models = self._ledger.counts()["models"]
         names = self._ledger.missing(scan, limit=MOST_MISSING)
-        if len(names) > max(50, self.config.gate.shrink * models):
-            self.doubts.append(f"the listing left out {len(names):,} models that were there before")
+        if self._is_doubtful(names) and self.accept is None:
             return
         gone: dict[str, list[str]] = {"not_found": [], "hidden": []}
         for name in names:
@@ -231,6 +226,16 @@ class Night:
         for reason, absent in gone.items():
             if absent:
                 self._ledger.tombstone(absent, reason=reason, scan=scan, now=self.now())
+
+    def _is_doubtful(self, missing: Sequence[str]) -> bool:
+        """Whether so many models are missing that the listing is the likelier fault."""
+        models = self._ledger.counts()["models"]
+        return len(missing) > max(SMALL, self.config.gate.shrink * models)
+
+    def _is_whole(self, sweeps: Sequence[Sweep]) -> bool:
+        """Whether everything was listed: a narrowed listing says nothing of what it leaves out."""
+        everything = self.config.narrow == ListingFilter()
+        return everything and any(sweep.kind == "full" for sweep in sweeps)
 
     def _absence(self, name: str) -> str | None:
         """`not_found` or `hidden` (deleted or private), None when it is there or nobody says."""
@@ -395,10 +400,14 @@ class Night:
             now=self.now(),
             accept=self.accept,
         )
-        if not self.doubts:
+        missing: list[str] = []
+        if self._is_whole(self._ledger.sweeps(scan)):
+            missing = self._ledger.missing(scan, limit=MOST_MISSING)
+        if not self._is_doubtful(missing):
             return publication
         status = "blocked" if self.accept is None else "published"
-        reasons = (*publication.reasons, *self.doubts)
+        doubt = f"the listing left out {len(missing):,} models that were there before"
+        reasons = (*publication.reasons, doubt)
         return replace(publication, status=status, reasons=reasons, accepted=self.accept)
 
     def _tell(self, report: NightReport, publication: Publication) -> None:

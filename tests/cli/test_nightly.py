@@ -184,13 +184,17 @@ def test_a_listing_that_loses_much_changes_nothing_and_is_not_published(
         for at in range(55):
             del many.exhibits[f"org/m{at}"]
         result = run_night(first)
+        store = tmp_path / "store"
+        gone = "SELECT count(*) FROM models WHERE tombstone_reason IS NOT NULL"
+        assert rows_of(store, gone) == [(0,)]
+        accepted = run_night(first, "--accept", "org left the Hub")
     assert result.exit_code == 3
     assert "the listing left out 55 models" in result.stderr
-    store = tmp_path / "store"
-    assert (store / "current").resolve().name == "1"
-    gone = "SELECT count(*) FROM models WHERE tombstone_reason IS NOT NULL"
-    assert rows_of(store, gone) == [(0,)]
     assert "Not published" in (store / "reports" / "2.md").read_text()
+    assert accepted.exit_code == 0
+    assert (store / "current").resolve().name == "3"
+    assert rows_of(store, gone) == [(55,)]
+    assert "org left the Hub" in (store / "reports" / "3.md").read_text()
 
 
 def test_storms_are_survived(hub: SlowHub, config: Path, undisturbed: Path) -> None:
