@@ -95,6 +95,15 @@ def test_every_engine_brings_the_same_rows_and_bytes(
     assert len(rows(found)) == 7
 
 
+def test_what_a_task_of_ray_runs_brings_the_same_rows(
+    hub: FaultyHub, expected: list[Fetched]
+) -> None:
+    from modelkin.scanners.engines.on_ray import _fetch
+
+    found = [asyncio.run(_fetch(batch, spec_of(hub))) for batch in batches(hub)]
+    assert rows(found) == rows(expected)
+
+
 def test_a_killed_worker_loses_nothing(hub: FaultyHub, expected: list[Fetched]) -> None:
     engine = ProcessPool(spec_of(hub), processes=2, stopped=lambda: False)
     try:
