@@ -88,6 +88,8 @@ def resume_command(scan: ScanState, *, store: Path) -> str:
             if scan.source == "dir":
                 words.append(known.removeprefix("dir:") if known.startswith("dir:") else "PATH")
             words.append("--resume")
+        case "nightly":
+            return "modelkin nightly"
         case _:
             words = [scan.kind]
     words += _narrowed(scan)

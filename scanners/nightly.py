@@ -138,7 +138,8 @@ class Night:
 
     def _parameters(self) -> dict[str, Any]:
         config, narrow = self.config, self.config.narrow
-        origin = {"source": config.source, "endpoint": config.endpoint}
+        # The kind is among them so that `scan --resume` does not take a night for its own.
+        origin = {"kind": KIND, "source": config.source, "endpoint": config.endpoint}
         return {**origin, "author": narrow.author, "search": narrow.search, "tags": [*narrow.tags]}
 
     def _last(self) -> ScanState | None:

@@ -11,10 +11,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from faulty_hub import FaultyHub, drop, rate_limited, status
 from nights import published, run_night, started, wait_for, write_config
 from small_models import rows_of, tiny_weights, tuned, write_family, write_model
 
+from modelkin.cli.main import cli
 from modelkin.scanners.sources.loopback import HubHandler
 from modelkin.store.lock import scan_lock
 
@@ -114,6 +116,9 @@ def test_the_deadline_checkpoints(hub: SlowHub, tmp_path: Path) -> None:
     result = run_night(config)
     assert result.exit_code == 3, result.stderr
     assert rows_of(tmp_path / "store", "SELECT status FROM scans") == [("interrupted",)]
+    shown = CliRunner().invoke(cli, ["status", "--store", str(tmp_path / "store")])
+    assert "to go on with scan 1: modelkin nightly" in shown.stderr
+    assert "waiting" in shown.stdout
 
 
 def test_a_second_scan_exits_with_4(config: Path) -> None:
