@@ -36,6 +36,10 @@ class Interrupts:
         """Whether a signal asked to stop."""
         return self._event.is_set()
 
+    def stop(self) -> None:
+        """Ask to stop without a signal: a deadline has passed."""
+        self._event.set()
+
     def sleep(self, seconds: float) -> None:
         """Wait before another attempt.
 

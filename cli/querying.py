@@ -13,7 +13,7 @@ from ..store import Registry
 from ..store.facts import QueryResult
 from . import options
 from .output import clean, emit, emit_ids, safe, say
-from .standing import as_mapping, as_rows, resume_command
+from .standing import as_mapping, as_rows, as_values, nightly_rows, resume_command
 
 MAX_QUERY_BYTES = 1 << 20
 TABLE_ROWS = 10_000
@@ -67,14 +67,16 @@ def status_command(*, store: Path, output_format: str, quiet: bool) -> None:
     """
     with Registry.open(store, read_only=True) as registry:
         found = registry.status()
+        nights = nightly_rows(registry.ledger())
         copy = registry.opened if registry.opened.parent != store else None
     if quiet:
         emit_ids([str(scan.scan) for scan in found.unfinished])
     elif output_format in ("json", "jsonl"):
-        emit([as_mapping(found, store=store)], output_format=output_format, columns=())
+        whole = as_mapping(found, store=store) | {"nightly": as_values(nights)}
+        emit([whole], output_format=output_format, columns=())
     else:
         most = REASONS if output_format == "table" else None
-        rows = as_rows(found, most=most)
+        rows = [*as_rows(found, most=most), *nights]
         emit(rows, output_format=output_format, columns=("what", "value", "note"))
     for scan in found.unfinished:
         say(f"to go on with scan {scan.scan}: {resume_command(scan, store=store)}")

@@ -5,10 +5,13 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from ..lineage.sketch.plan import PLAN_VERSION
 from ..store.facts import OutcomeCount, ScanState, Status
+from ..store.ledger import Ledger
 from .output import clean
 
 DEFAULT_STORE = Path("modelkin-store")
@@ -47,6 +50,26 @@ def as_rows(found: Status, *, most: int | None = None) -> list[dict[str, Any]]:
     return rows
 
 
+def nightly_rows(ledger: Ledger) -> list[dict[str, Any]]:
+    """What the scan of every night has still to do, and what became of its last snapshot."""
+    queue = ledger.queue(source="hub", plan=PLAN_VERSION, now=datetime.now(UTC))
+    rows = [
+        _row("waiting", queue.waiting, "want a visit now"),
+        _row("cooling", queue.cooling, "visited or failed lately"),
+        _row("given up", queue.disabled, "failed three times; a new commit brings them back"),
+        _row("undelivered", ledger.undelivered(), "notifications on their way"),
+    ]
+    for last in ledger.publications()[:1]:
+        about = "; ".join(last.reasons) or f"{last.judged_at:%Y-%m-%d %H:%M} UTC"
+        rows.append(_row(f"snapshot {last.status}", last.scan, about))
+    return rows
+
+
+def as_values(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Rows as one mapping from what to value."""
+    return {row["what"]: row["value"] for row in rows}
+
+
 def resume_command(scan: ScanState, *, store: Path) -> str:
     """The command line that goes on with a scan.
 
@@ -65,6 +88,8 @@ def resume_command(scan: ScanState, *, store: Path) -> str:
             if scan.source == "dir":
                 words.append(known.removeprefix("dir:") if known.startswith("dir:") else "PATH")
             words.append("--resume")
+        case "nightly":
+            return "modelkin nightly"
         case _:
             words = [scan.kind]
     words += _narrowed(scan)

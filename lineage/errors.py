@@ -1,7 +1,7 @@
 """The error tree: every failure that modelkin reports on purpose.
 
     ModelkinError                       .exit_code
-      ModelNotFound                     .model
+      ModelNotFound                     .model  .hidden (missing or private: nobody says which)
       AccessDenied                      .model  .reason (gated | disabled | unauthorized)
       TransientError                    .retry_after: the one thing that is worth another try
       UnsafeRequest                     a redirect, id or path that must not be followed
@@ -34,11 +34,12 @@ class ModelkinError(Exception):
 
 
 class ModelNotFound(ModelkinError):
-    """The source has no such model, or hides it from this client."""
+    """The source has no such model, or hides it from this client (`hidden`: it may be either)."""
 
-    def __init__(self, message: str, *, model: str) -> None:
+    def __init__(self, message: str, *, model: str, hidden: bool = False) -> None:
         super().__init__(message)
         self.model = model
+        self.hidden = hidden
 
 
 class AccessDenied(ModelkinError):

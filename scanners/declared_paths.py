@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from .known_names import (
@@ -146,6 +147,7 @@ def _from_path(text: str) -> ResolvedName:
     return _unresolved("a relative path")
 
 
+@lru_cache(maxsize=65_536)
 def resolve_name(raw: str) -> ResolvedName:
     """Read a declaration as a model id, without a look at the world.
 

@@ -14,14 +14,15 @@ from datetime import datetime
 from typing import Any
 
 from ..lineage.errors import BudgetExceeded, NotComparable, RegistryError, TransientError
-from ..lineage.records import Coverage, DeclaredParent, ModelInfo, Outcome
+from ..lineage.records import Coverage, ModelInfo, Outcome
 from ..lineage.sketch.plan import PLAN_VERSION
 from ..store.facts import RevisionFacts, Visit
 from ..store.registry import Registry
 from .bytes import Traffic
-from .declared import declared_parents
+from .fetching import ended
 from .formats.sharded import choose_weight_files
 from .limits import Gate, Meter
+from .listing import listed_claims
 from .progress import Progress, Silence
 from .sketching import MAX_BYTES, MAX_REQUESTS
 from .sources.base import ListingFilter, Source
@@ -217,7 +218,7 @@ class Scanner:
                 scan,
                 page.models,
                 next_cursor=page.next_cursor,
-                declared={info.name: _listed_claims(info) for info in unknown},
+                declared={info.name: listed_claims(info) for info in unknown},
                 now=self.now(),
             )
             self._skip(scan, page.models, plan)
@@ -267,26 +268,14 @@ class Scanner:
             return visit
 
         each = zip(infos, needed, before, strict=True)
-        visits = await self._ended([asyncio.ensure_future(one(*args)) for args in each])
+        visits = await ended(
+            [asyncio.ensure_future(one(*args)) for args in each],
+            stopped=self.meter.interrupted,
+            patience=self.patience,
+        )
         self._record(scan, visits)
         if len(visits) < len(infos) and not self.meter.stopped:
             self.meter.check()
-
-    async def _ended(self, tasks: Sequence[asyncio.Future[Visit | None]]) -> list[Visit]:
-        """The visits that came to an end; after a signal not those that are out of patience."""
-        left: set[asyncio.Future[Visit | None]] = set(tasks)
-        while left:
-            _, left = await asyncio.wait(left, timeout=0.2)
-            if left and self.meter.stopped:
-                _, left = await asyncio.wait(left, timeout=self.patience)
-                for task in left:
-                    task.cancel()
-                await asyncio.gather(*left, return_exceptions=True)
-                break
-        visits = [task.result() for task in tasks if not task.cancelled()]
-        # A signal ends the waits between attempts: a timeout then says nothing about the model.
-        cut = frozenset({Outcome.TIMEOUT}) if self.meter.stopped else frozenset()
-        return [v for v in visits if v is not None and v.coverage.outcome not in cut]
 
     def _count(self, visit: Visit) -> None:
         self.meter.traffic.add(requests=visit.coverage.requests, size=visit.coverage.bytes_read)
@@ -327,13 +316,3 @@ def _not_again(info: ModelInfo, last: Outcome | None) -> Visit:
     if last is None or last in SEEN:
         return _unread(info, Outcome.UNCHANGED, stage="list", reason=None)
     return _unread(info, last, stage="list", reason="as at the last visit of this revision")
-
-
-def _listed_claims(info: ModelInfo) -> tuple[DeclaredParent, ...]:
-    return declared_parents(
-        model=info.name,
-        card=info.card,
-        tags=info.tags,
-        config=info.config,
-        files=tuple(file.path for file in info.files),
-    )

@@ -11,7 +11,7 @@ import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 from ..lineage.errors import (
     AccessDenied,
@@ -26,7 +26,7 @@ from ..lineage.records import Coverage, DeclaredParent, ModelFile, ModelInfo, Ou
 from ..lineage.sketch.plan import PLAN_VERSION, kindred_shapes
 from ..lineage.sketch.sketch import Sketch
 from ..store.facts import RevisionFacts, Visit
-from ..store.sketches import RawArray, SketchStore, sketch_key
+from ..store.sketches import RawArray, SketchFile, sketch_key
 from .bounded_json import parse_json_object
 from .bytes import Traffic
 from .cards import Card, parse_card
@@ -48,6 +48,16 @@ class _NotSketched(Exception):
         self.reason = reason
 
 
+class SketchSink(Protocol):
+    """Where a visit leaves a sketch: the folder of a store, or memory."""
+
+    def save(
+        self, key: str, arrays: Mapping[str, RawArray], *, metadata: Mapping[str, str]
+    ) -> SketchFile:
+        """Keep a sketch under its key."""
+        ...
+
+
 @dataclass(slots=True, kw_only=True)
 class Visitor:
     """Visits models of one source.
@@ -64,7 +74,7 @@ class Visitor:
     """
 
     source: Source
-    sketches: SketchStore
+    sketches: SketchSink
     known: dict[str, RevisionFacts] = field(default_factory=dict)
     shapes: frozenset[str] = frozenset()
     clock: Callable[[], float] = time.monotonic
@@ -108,6 +118,7 @@ class Visitor:
             facts=work.facts,
             declared=work.declared,
             plan=PLAN_VERSION,
+            hidden=isinstance(work.failed, ModelNotFound) and work.failed.hidden,
         )
 
     async def _follow(self, work: _Work, traffic: Traffic) -> None:

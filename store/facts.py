@@ -37,7 +37,8 @@ class Visit:
 
     `info` None means that the model's description was not read either; `declared` None that its
     claims were not (the stored ones stay). `plan` is the sketch plan version that the visit
-    followed, so that a permanent skip is tried again under a newer plan.
+    followed, so that a permanent skip is tried again under a newer plan. `hidden` marks a
+    `not_found` that may as well be a private model: no tombstone follows from it alone.
     """
 
     coverage: Coverage
@@ -45,6 +46,7 @@ class Visit:
     facts: RevisionFacts | None = None
     declared: tuple[DeclaredParent, ...] | None = None
     plan: str | None = None
+    hidden: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +100,63 @@ class ScanState:
     finished_at: datetime | None
     listed: int
     visited: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Queue:
+    """Models whose current commit wants a visit: now, after a cooldown, after a new commit."""
+
+    waiting: int
+    cooling: int
+    disabled: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Something that people are told; `event_id` is the idempotency key of its deliveries."""
+
+    event_id: str
+    kind: str
+    scan: int
+    subject: str
+    severity: str
+    baseline: bool
+    body: Mapping[str, Any]
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Publication:
+    """What the publish gate said of the snapshot of a scan."""
+
+    scan: int
+    status: str
+    reasons: tuple[str, ...]
+    counts: Mapping[str, int]
+    accepted: str | None
+    judged_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sweep:
+    """A listing sweep and where it stands.
+
+    `kind` is `full`, `created` or `modified`; `newest` and `oldest` are the source's dates;
+    `known` counts models that the store had at that very commit, `short_pages` and `disordered`
+    the pages that a whole listing would not have.
+    """
+
+    scan: int
+    kind: str
+    cursor: str | None = None
+    done: bool = False
+    pages: int = 0
+    listed: int = 0
+    known: int = 0
+    short_pages: int = 0
+    disordered: int = 0
+    newest: datetime | None = None
+    oldest: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ import duckdb
 
 from ..lineage.errors import NotInRegistry
 from ..lineage.records import Finding, Score
+from .events import add_finding_events
 from .facts import ProbeDefinition, PromptSet
 from .inference import add_evidence, find_nodes
 from .staging import group_id, json_text, staged, utc, whole
@@ -167,6 +168,7 @@ def replace_findings(
         connection.execute(_NEW_FINDINGS, {"kind": kind, "scan": scan})
     _find_fixed(connection, kind=kind, scope=scope)
     connection.execute(_CHANGES, {"scan": scan, "now": utc(now)})
+    add_finding_events(connection, scan=scan, now=now)
     connection.execute(
         "UPDATE internal.findings SET status = 'fixed' "
         "WHERE finding_id IN (SELECT finding_id FROM fixed)"

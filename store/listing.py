@@ -44,7 +44,7 @@ _RESOLVE = """
 CREATE OR REPLACE TEMP TABLE page AS
 WITH known AS (
     SELECT p.*, md5_number_lower(p.name) AS name_key, m.id AS listed, m.name AS old_name,
-        m.revision AS old_revision, m.tombstone_reason AS old_tombstone
+        m.revision AS old_revision, m.tombstone_reason AS old_tombstone, m.gated AS old_gated
     FROM page_in p
     LEFT JOIN internal.models m
         ON m.key = p.key AND m.source_id = p.source_id AND m.source = p.source
@@ -81,12 +81,16 @@ SELECT $scan, c.kind, c.subject, c.before, c.after, $now FROM (
     SELECT pos, 0 AS nth, 'renamed' AS kind, name AS subject, old_name AS before, name AS after
     FROM page WHERE listed IS NOT NULL AND old_name <> name
     UNION ALL
-    SELECT p.pos, 1, 'revision', p.name, r.sha, p.sha
+    SELECT p.pos, 1, CASE WHEN p.is_new_revision THEN 'revision' ELSE 'rewound' END, p.name,
+        r.sha, p.sha
     FROM page p JOIN internal.revisions r ON r.id = p.old_revision
     WHERE p.listed IS NOT NULL AND p.old_revision <> p.revision
     UNION ALL
     SELECT pos, 2, 'returned', name, old_tombstone, NULL
     FROM page WHERE listed IS NOT NULL AND old_tombstone IS NOT NULL
+    UNION ALL
+    SELECT pos, 3, 'gated', name, coalesce(old_gated, 'open'), coalesce(gated, 'open')
+    FROM page WHERE listed IS NOT NULL AND old_gated IS DISTINCT FROM gated
 ) c ORDER BY c.pos, c.nth
 """
 
@@ -203,6 +207,7 @@ def _retire_replaced(connection: duckdb.DuckDBPyConnection, *, scan: int, now: d
 
 
 def _upsert_files(connection: duckdb.DuckDBPyConnection, infos: Sequence[ModelInfo]) -> None:
+    _insert_bare_files(connection, infos)
     rows = list(_file_rows(infos))
     if not rows:
         return
@@ -217,6 +222,27 @@ def _upsert_files(connection: duckdb.DuckDBPyConnection, infos: Sequence[ModelIn
             "FROM files_in f JOIN page p ON p.pos = f.pos "
             "WHERE p.revision IN (SELECT revision FROM richer) ORDER BY p.revision, f.path"
         )
+
+
+def _insert_bare_files(connection: duckdb.DuckDBPyConnection, infos: Sequence[ModelInfo]) -> None:
+    """File names without sizes or digests: they can only say something of a new commit."""
+    rows = [
+        (pos, [file.path for file in info.files])
+        for pos, info in enumerate(infos)
+        if info.files and _is_bare(info)
+    ]
+    if not rows:
+        return
+    with staged(connection, "bare_in", {"pos": "int64", "paths": "list"}, rows):
+        connection.execute(
+            "INSERT INTO internal.files BY NAME SELECT p.revision, unnest(b.paths) AS path "
+            "FROM bare_in b JOIN page p ON p.pos = b.pos WHERE p.is_new_revision "
+            "ORDER BY p.revision"
+        )
+
+
+def _is_bare(info: ModelInfo) -> bool:
+    return all(f.size is None and f.sha256 is None and f.blob is None for f in info.files)
 
 
 def _model_rows(infos: Sequence[ModelInfo]) -> Iterable[tuple[object, ...]]:
@@ -242,5 +268,7 @@ def _model_rows(infos: Sequence[ModelInfo]) -> Iterable[tuple[object, ...]]:
 
 def _file_rows(infos: Sequence[ModelInfo]) -> Iterable[tuple[object, ...]]:
     for position, info in enumerate(infos):
+        if _is_bare(info):
+            continue
         for file in info.files:
             yield position, file.path, whole(file.size), file.sha256, file.blob

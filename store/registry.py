@@ -33,6 +33,7 @@ from .findings import (
 )
 from .history import inference_kept, listing_kept, scores_kept, versions_kept
 from .inference import replace_inference
+from .ledger import Ledger
 from .manifest import SnapshotManifest
 from .names import find_id
 from .others import Ingested, ingest
@@ -254,6 +255,10 @@ class Registry(RegistryReader):
                 scan=scan,
                 now=now,
             )
+
+    def ledger(self) -> Ledger:
+        """Sweeps, queue, events and publications of nightly scans."""
+        return Ledger(self._database)
 
     def rebuild_closure(self) -> None:
         """Compute all ancestors and descendants anew from the edges believed."""

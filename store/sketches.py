@@ -80,19 +80,23 @@ class SketchStore:
             whole is above 64 MiB.
         RegistryError : the disk refused.
         """
-        relative = f"{key[:2]}/{key[2:4]}/{key}.safetensors"
-        if not _RELATIVE.fullmatch(relative):
-            raise ValueError(f"a sketch key is 64 hexadecimal digits, not {key!r}")
-        content = _serialize(arrays, metadata)
-        if len(content) > MAX_SKETCH_BYTES:
-            raise ValueError(f"a sketch of {len(content):,} bytes is above {MAX_SKETCH_BYTES:,}")
-        path = self._folder / relative
+        file, content = pack_sketch(key, arrays, metadata=metadata)
+        self.put(file.path, content)
+        return file
+
+    def put(self, path: str, content: bytes) -> None:
+        """Write a sketch that `pack_sketch` made, over an older one of the same key.
+
+        Raises
+        ------
+        RegistryError : the disk refused, or it is not the path of a sketch.
+        """
+        located = self._locate(path)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(path, content, prefix=".sketch-")
+            located.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(located, content, prefix=".sketch-")
         except OSError as error:
-            raise RegistryError(f"cannot write the sketch {path}: {error.strerror}") from error
-        return SketchFile(relative, hashlib.sha256(content).hexdigest())
+            raise RegistryError(f"cannot write the sketch {located}: {error.strerror}") from error
 
     def load(self, path: str) -> dict[str, RawArray]:
         """Read a sketch back.
@@ -151,6 +155,24 @@ class SketchStore:
         if len(content) > MAX_SKETCH_BYTES:
             raise RegistryError(f"the sketch {path} is above {MAX_SKETCH_BYTES:,} bytes")
         return content
+
+
+def pack_sketch(
+    key: str, arrays: Mapping[str, RawArray], *, metadata: Mapping[str, str]
+) -> tuple[SketchFile, bytes]:
+    """A sketch as the file that `SketchStore.save` writes, without writing it.
+
+    Raises
+    ------
+    ValueError : as `SketchStore.save`.
+    """
+    relative = f"{key[:2]}/{key[2:4]}/{key}.safetensors"
+    if not _RELATIVE.fullmatch(relative):
+        raise ValueError(f"a sketch key is 64 hexadecimal digits, not {key!r}")
+    content = _serialize(arrays, metadata)
+    if len(content) > MAX_SKETCH_BYTES:
+        raise ValueError(f"a sketch of {len(content):,} bytes is above {MAX_SKETCH_BYTES:,}")
+    return SketchFile(relative, hashlib.sha256(content).hexdigest()), content
 
 
 def _serialize(arrays: Mapping[str, RawArray], metadata: Mapping[str, str]) -> bytes:

@@ -9,12 +9,14 @@ from typing import Any
 import duckdb
 
 from ..lineage.errors import NotInRegistry
-from ..lineage.records import DeclaredParent, ModelFile, ModelInfo, Outcome
+from ..lineage.records import DeclaredParent, ModelInfo, Outcome
 from .database import Database
 from .declared import replace_claims
 from .facts import Visit
 from .listing import record_listing, retire, upsert_models
-from .staging import aware, identity_key, json_text, staged, text, utc, whole
+from .schedule import schedule_visits
+from .staging import identity_key, json_text, staged, text, utc, whole
+from .visits_info import infos_of
 
 # What no second look at the same commit would change, unless the code that looks does.
 PERMANENT = (Outcome.NO_WEIGHTS, Outcome.UNSUPPORTED, Outcome.MALFORMED)
@@ -47,6 +49,7 @@ _COVERAGE_COLUMNS = {
     "bytes": "int64",
     "seconds": "double",
     "plan": "string",
+    "hidden": "bool",
 }
 _WANTED_COLUMNS = {"pos": "int64", "key": "uint64", "source_id": "string", "sha": "string"}
 
@@ -73,7 +76,8 @@ FROM coverage_in v LEFT JOIN internal.revisions r ON r.id = v.revision ORDER BY 
 _GONE = """
 CREATE OR REPLACE TEMP TABLE gone AS
 SELECT m.id, m.name FROM coverage_in v JOIN internal.models m ON m.id = v.model
-WHERE v.outcome = 'not_found' AND v.path IS NULL AND m.tombstone_reason IS NULL
+WHERE v.outcome = 'not_found' AND v.path IS NULL AND NOT v.hidden
+    AND m.tombstone_reason IS NULL
 """
 
 _NEEDS = """
@@ -204,35 +208,7 @@ def unvisited(database: Database, *, scan: int, limit: int) -> list[ModelInfo]:
 
     The description is what the store holds: no card and no config.
     """
-    found = database.rows(_UNVISITED, {"scan": scan, "limit": limit})
-    ids = [row[12] for row in found]
-    files: dict[int, list[ModelFile]] = {}
-    for revision, path, size, sha256, blob in database.rows(
-        "SELECT f.revision, f.path, f.size, f.sha256, f.blob FROM internal.files f "
-        "WHERE list_contains(?::INTEGER[], f.revision) ORDER BY f.revision, f.path",
-        [ids],
-    ):
-        file = ModelFile(path=path, size=size, sha256=sha256, blob=blob)
-        files.setdefault(revision, []).append(file)
-    return [_info(row, files=files.get(row[12], [])) for row in found]
-
-
-def _info(row: tuple[Any, ...], *, files: Sequence[ModelFile]) -> ModelInfo:
-    return ModelInfo(
-        source=row[0],
-        source_id=row[1],
-        name=row[2],
-        sha=row[3],
-        created_at=aware(row[4]),
-        last_modified=aware(row[5]),
-        library=row[6],
-        license=row[7],
-        gated=row[8],
-        disabled=row[9],
-        downloads=row[10],
-        tags=tuple(row[11] or ()),
-        files=tuple(files),
-    )
+    return infos_of(database, database.rows(_UNVISITED, {"scan": scan, "limit": limit}))
 
 
 def _places(
@@ -282,6 +258,17 @@ def _fact_row(visit: Visit, place: tuple[int | None, int | None]) -> tuple[objec
         facts.sketch_path,
         facts.weights_digest,
         json_text(facts.config) if facts.config else None,
+    )
+
+
+def _note_stale(connection: duckdb.DuckDBPyConnection) -> None:
+    """Shapes that a model left or joined in these visits have to be inferred anew."""
+    connection.execute(
+        "INSERT INTO internal.stale_shapes SELECT DISTINCT r.shape_key FROM coverage_in v "
+        "JOIN internal.revisions r ON r.model = v.model "
+        "WHERE r.shape_key IS NOT NULL AND (v.outcome IN ('ok', 'malformed') OR v.model IN "
+        "(SELECT id FROM gone)) AND r.shape_key NOT IN "
+        "(SELECT shape_key FROM internal.stale_shapes) ORDER BY 1"
     )
 
 
@@ -336,6 +323,8 @@ def _store_coverage(
         connection.execute(_OUTCOMES, {"now": utc(now)})
         connection.execute(_GONE)
         retire(connection, "gone", reason="not_found", scan=scan, now=now)
+        schedule_visits(connection, now=now)
+        _note_stale(connection)
 
 
 def _coverage_row(
@@ -355,4 +344,5 @@ def _coverage_row(
         whole(coverage.bytes_read),
         coverage.seconds,
         visit.plan or (visit.facts.sketch_plan if visit.facts else None),
+        visit.hidden,
     )

@@ -54,7 +54,7 @@ def find_passthrough(
 
 
 def _layer_shares(one: Specimen, blocks: Sequence[str]) -> dict[str, float]:
-    """Share of each block where every layer counts alike, though more is sampled of the end ones."""
+    """Share of each block where all layers count alike: of the end ones more is sampled."""
     layers: dict[int | None, dict[str, int]] = {}
     for name in blocks:
         block = one.blocks[name]

@@ -16,6 +16,8 @@ from ...lineage.errors import (
 
 # `"api";r=0;t=55`: r requests are left in the window, which ends in t seconds.
 _RATE_LIMIT = re.compile(r'"\w+"\s*;\s*r\s*=\s*(\d{1,9})\s*;\s*t\s*=\s*(\d{1,6})')
+# `"fixed window";"api";q=500;w=300`: q requests a window of w seconds.
+_POLICY = re.compile(r"\bq\s*=\s*(\d{1,9})")
 _SECONDS = re.compile(r"\s*(\d{1,6})\s*")
 _NEXT = re.compile(r'<([^<>]{1,8192})>\s*;\s*rel="?next"?')
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19})")
@@ -46,12 +48,22 @@ class Subject:
         return self.model if self.path is None else f"{self.model}: {self.path}"
 
 
+RESERVE = 0.2
+"""Share of a rate-limit window that is left to others who use the same token or address."""
+
+
 def window_wait(headers: Mapping[str, str]) -> float | None:
-    """Seconds until the rate-limit window ends when it is used up, else None."""
+    """Seconds until the rate-limit window ends when our share of it is used up, else None.
+
+    Where the answer states the window's size, the last fifth of it is not touched: requests in
+    flight, and other users of the same token, need it.
+    """
     found = _RATE_LIMIT.search(headers.get("RateLimit", ""))
-    if found is None or int(found[1]) > 0:
+    if found is None:
         return None
-    return float(found[2])
+    policy = _POLICY.search(headers.get("RateLimit-Policy", ""))
+    kept = 0 if policy is None else int(RESERVE * int(policy[1]))
+    return float(found[2]) if int(found[1]) <= kept else None
 
 
 def asked_wait(headers: Mapping[str, str]) -> float | None:
@@ -117,7 +129,8 @@ def refusal(
     if status in {401, 404, 410}:
         what = {"EntryNotFound": "no such file", "RevisionNotFound": "no such revision"}
         reason = what.get(code, "missing, or hidden from this client")
-        return ModelNotFound(f"{subject}: {reason} (HTTP {status})", model=subject.model)
+        text = f"{subject}: {reason} (HTTP {status})"
+        return ModelNotFound(text, model=subject.model, hidden=status == 401)
     return UnsafeRequest(f"{subject}: the server refuses the request (HTTP {status})")
 
 

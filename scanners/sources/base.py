@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from ...lineage.records import ModelInfo
 from ..bytes import ByteSource, Traffic
@@ -18,13 +18,20 @@ class ListingPage:
     next_cursor: str | None
 
 
+Order = Literal["created", "modified"]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListingFilter:
-    """What a listing is narrowed to; every field is optional and they are combined with AND."""
+    """What a listing is narrowed to; every field is optional and they are combined with AND.
+
+    `order` is by creation, which stands still while it is read, or by last change; newest first.
+    """
 
     author: str | None = None
     search: str | None = None
     tags: tuple[str, ...] = ()
+    order: Order = "created"
 
 
 class Source(Protocol):

@@ -18,9 +18,10 @@ from .base import ListingFilter, ListingPage
 from .endpoint import HUB_HOSTS, Endpoint
 from .hub_api import Answer, HubApi
 from .hub_files import HubFiles
-from .hub_records import parse_model
+from .hub_records import parse_body, parse_model
 from .names import check_model_id
 from .retry import ReadLimits, RetryPolicy
+from .spool import PageSpool
 from .transport import FileTransport
 
 logger = logging.getLogger(__name__)
@@ -67,6 +68,8 @@ class HubSource:
         Models asked for in one listing page; the Hub's most is 1,000.
     user_agent : str, optional
         What the client calls itself.
+    spool : PageSpool, optional
+        Where listing pages are kept until their models are committed.
 
     Raises
     ------
@@ -86,6 +89,7 @@ class HubSource:
         connections: int = 16,
         page_size: int = 1000,
         user_agent: str | None = None,
+        spool: PageSpool | None = None,
     ) -> None:
         self._endpoint = Endpoint(
             url=endpoint.rstrip("/"),
@@ -105,6 +109,7 @@ class HubSource:
         )
         self._files = HubFiles(self._endpoint, transport=self._transport, retry=retry)
         self._page_size = page_size
+        self._spool = spool
 
     @property
     def endpoint(self) -> str:
@@ -168,7 +173,8 @@ class HubSource:
         await self._transport.close()
 
     def _first_page(self, narrow: ListingFilter) -> str:
-        query = [("sort", "createdAt"), ("limit", str(self._page_size))]
+        sort = "createdAt" if narrow.order == "created" else "lastModified"
+        query = [("sort", sort), ("limit", str(self._page_size))]
         query += [("expand", field) for field in EXPAND]
         query += [("author", narrow.author)] if narrow.author else []
         query += [("search", narrow.search)] if narrow.search else []
@@ -177,15 +183,29 @@ class HubSource:
 
     def _walk(self, url: str, *, traffic: Traffic) -> Iterator[ListingPage]:
         seen = {url}
+        first = url if "cursor=" not in url else None
         following: str | None = url
         while following is not None:
             asked = self._endpoint.listing_cursor(following)
-            answer = self._api.get(asked, subject=Subject(model=""), traffic=traffic)
+            answer = self._page(asked, resumable=asked != first, traffic=traffic)
             following = next_link(answer.headers)
             if following in seen:
                 raise MalformedFile("the listing runs in a circle", path="/api/models")
             seen.add(following or "")
             yield ListingPage(models=_models(answer), next_cursor=following)
+
+    def _page(self, url: str, *, resumable: bool, traffic: Traffic) -> Answer:
+        """A page, from the spool where a killed run has left it there."""
+        if self._spool is None or not resumable:
+            return self._api.get(url, subject=Subject(model=""), traffic=traffic)
+        kept = self._spool.load(url)
+        if kept is not None:
+            body, following = kept
+            link = {} if following is None else {"Link": f'<{following}>; rel="next"'}
+            return Answer(value=parse_body(body, path="/api/models"), headers=link)
+        answer = self._api.get(url, subject=Subject(model=""), traffic=traffic)
+        self._spool.save(url, answer.body, following=next_link(answer.headers))
+        return answer
 
     def _describe(self, model: str, *, subject: Subject, traffic: Traffic) -> tuple[Answer, str]:
         for _ in range(_HOPS):

@@ -30,11 +30,12 @@ _STEP = 2**20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """A success (`value` is its JSON) or a redirect (`location` is its target, as written)."""
+    """A success (`value` is its JSON `body`) or a redirect (`location` is its target)."""
 
     value: Any
     headers: Mapping[str, str]
     location: str | None = None
+    body: bytes = b""
 
 
 class HubApi:
@@ -117,7 +118,7 @@ class HubApi:
             body = self._error_body(response, path=path, traffic=traffic)
             raise refusal(status, headers, subject=subject, body=body)
         body = self._body(response, path=path, limit=self._limits.page_bytes, traffic=traffic)
-        return Answer(value=parse_body(body, path=path), headers=headers)
+        return Answer(value=parse_body(body, path=path), headers=headers, body=body)
 
     def _error_body(self, response: Any, *, path: str, traffic: Traffic) -> bytes:
         try:

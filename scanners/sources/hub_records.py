@@ -96,6 +96,10 @@ def parse_time(value: Any) -> datetime | None:
 def _files(value: Any) -> tuple[ModelFile, ...]:
     if not isinstance(value, list):
         return ()
+    if all(type(item) is dict and len(item) == 1 for item in value):
+        # A listing gives names alone: twenty million of them on the whole Hub.
+        names = dict.fromkeys(_text(item.get("rfilename")) for item in value)
+        return tuple(ModelFile(path=name) for name in names if name is not None)
     found: dict[str, ModelFile] = {}
     for item in value:
         name = _text(item.get("rfilename")) if isinstance(item, Mapping) else None

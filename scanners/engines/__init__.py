@@ -1,0 +1,1 @@
+"""What runs batches: this process and its children, or a Ray cluster."""

@@ -1,0 +1,493 @@
+"""One night: list, visit, infer, probe, judge, snapshot, publish, tell.
+
+Every stage is idempotent and commits as it goes; a night that was killed, interrupted or ran out
+of time is gone on with by the next run, which repeats at most what was in flight.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from ..lineage.compute import Compute
+from ..lineage.errors import (
+    AccessDenied,
+    BudgetExceeded,
+    ModelNotFound,
+    NotInRegistry,
+    TransientError,
+    UnsafeRequest,
+)
+from ..lineage.records import Coverage, Outcome
+from ..lineage.sketch.plan import PLAN_VERSION, kindred_shapes
+from ..store.facts import Publication, Queue, ScanState, Sweep, Visit
+from ..store.ledger import Ledger
+from ..store.registry import Registry
+from .bytes import Traffic
+from .claims import judge_claims
+from .digest import digest_body, write_digest
+from .engines.base import Engine
+from .fetching import Batch, Fetched
+from .hints import take_hints
+from .inference import infer_store
+from .limits import Meter, ScanLimits
+from .listing import Lister
+from .nightly_config import NightConfig
+from .probes.prompt_sets import PromptSet
+from .probing import Prober
+from .progress import Progress, Silence
+from .publishing import SMALL, judge_snapshot
+from .sources.base import ListingFilter, Source
+from .sources.spool import PageSpool
+
+logger = logging.getLogger(__name__)
+
+KIND = "nightly"
+BATCH = 128
+PULLED = 4096
+CHUNK = 2_000
+"""Models whose shapes are inferred in one go."""
+STALE_LISTING = timedelta(hours=20)
+MOST_MISSING = 5_000
+PROBE_SHARE = 0.8
+"""Share of the deadline after which no further visit begins: inference and snapshot need time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NightReport:
+    """How a night ended: `done`, `interrupted` (a signal or the deadline) or `unlisted`."""
+
+    scan: int
+    status: str
+    listed: int
+    outcomes: Mapping[Outcome, int]
+    queue: Queue
+    publication: Publication | None
+    digest: str | None
+    requests: int
+    bytes: int
+    reason: str | None = None
+
+
+class _Stopped(Exception):
+    """A signal or the deadline: what is committed stays, the rest is left."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Night:
+    """One run into one registry whose scan lock is held.
+
+    Parameters
+    ----------
+    source : asked for listings and single models; the engine opens its own.
+    publish : moves `current` to the snapshot of this name; called only for what the gate lets
+        pass.
+    accept : a person's reason to publish in spite of the gate.
+    """
+
+    registry: Registry
+    source: Source
+    engine: Engine
+    config: NightConfig
+    now: Callable[[], datetime]
+    publish: Callable[[str], None]
+    meter: Meter
+    compute: Compute = field(default_factory=Compute)
+    progress: Progress = field(default_factory=Silence)
+    spool: PageSpool | None = None
+    prompts: PromptSet | None = None
+    accept: str | None = None
+
+    def run(self) -> NightReport:
+        """Go on with the last night if it did not end, else begin one.
+
+        Raises
+        ------
+        RegistryError : the store could not be written; what was committed stays.
+        AccessDenied, MalformedFile, UnsafeRequest : the source does not list for this client.
+        """
+        self.meter.start()
+        state = self._unpublished()
+        if state is not None:
+            return self._publish(state.scan)
+        scan = self._begin()
+        try:
+            self._list(scan)
+            self._follow_hints(scan)
+            self._visit(scan)
+            self._infer(scan)
+            self._probe(scan)
+        except (_Stopped, BudgetExceeded) as error:
+            return self._left(scan, "interrupted", str(error) or None)
+        except TransientError as error:
+            if self.meter.stopped:
+                return self._left(scan, "interrupted", None)
+            self._tell_failure(scan, error)
+            return self._left(scan, "unlisted", str(error))
+        except BaseException:
+            self.registry.finish_scan(scan, status="interrupted", now=self.now())
+            raise
+        return self._end(scan)
+
+    @property
+    def _ledger(self) -> Ledger:
+        return self.registry.ledger()
+
+    def _parameters(self) -> dict[str, Any]:
+        config, narrow = self.config, self.config.narrow
+        # The kind is among them so that `scan --resume` does not take a night for its own.
+        origin = {"kind": KIND, "source": config.source, "endpoint": config.endpoint}
+        return {**origin, "author": narrow.author, "search": narrow.search, "tags": [*narrow.tags]}
+
+    def _last(self) -> ScanState | None:
+        """The last night of this source with these parameters."""
+        wanted = self._parameters()
+        nights = (s for s in self.registry.scans() if s.kind == KIND)
+        return next((s for s in nights if dict(s.parameters) == wanted), None)
+
+    def _unpublished(self) -> ScanState | None:
+        """A night that was killed between its end and the gate's word."""
+        last = self._last()
+        judged = {publication.scan for publication in self._ledger.publications()}
+        done = last is not None and last.status == "done" and last.scan not in judged
+        return last if done else None
+
+    def _begin(self) -> int:
+        last = self._last()
+        if last is not None and last.status in ("running", "interrupted"):
+            fresh = timedelta(0) <= self.now() - last.started_at < STALE_LISTING
+            if fresh or not last.listing_done:
+                return last.scan
+            # Its listing is old and its visits are in the queue: a new night does both.
+            self.registry.finish_scan(last.scan, status="done", now=self.now())
+        return self.registry.start_scan(
+            kind=KIND,
+            source=self.source.kind,
+            parameters=self._parameters(),
+            now=self.now(),
+        )
+
+    def _check(self) -> None:
+        if self.meter.stopped:
+            raise _Stopped
+
+    def _list(self, scan: int) -> None:
+        lister = Lister(
+            ledger=self._ledger,
+            source=self.source,
+            now=self.now,
+            meter=self.meter,
+            progress=self.progress,
+            narrow=self.config.narrow,
+            spool=self.spool,
+            # A folder has no order by change.
+            full_every=self.config.full_every if self.source.kind == "hub" else timedelta(0),
+        )
+        sweeps = lister.run(scan)
+        self._check()
+        if self._is_whole(sweeps):
+            self._look_for_missing(scan)
+
+    def _follow_hints(self, scan: int) -> None:
+        """Describe the models that the Hub's webhooks named; the listing may not have them yet."""
+        hints = take_hints(self.registry.path)
+        described = []
+        for name in hints:
+            self._check()
+            try:
+                described.append(self.source.info(name, traffic=self.meter.traffic))
+            except (ModelNotFound, AccessDenied, TransientError, UnsafeRequest):
+                # What is gone is for the next full sweep to find, by its own rules.
+                continue
+        visits = [
+            Visit(
+                coverage=Coverage(model=info.name, outcome=Outcome.UNCHANGED, stage="list"),
+                info=info,
+            )
+            for info in described
+        ]
+        self.registry.record_visits(scan, visits, now=self.now())
+        for path in hints.values():
+            path.unlink(missing_ok=True)
+
+    def _look_for_missing(self, scan: int) -> None:
+        """Ask for each model that the whole listing did not name: only that tells what became."""
+        names = self._ledger.missing(scan, limit=MOST_MISSING)
+        if self._is_doubtful(names) and self.accept is None:
+            return
+        gone: dict[str, list[str]] = {"not_found": [], "hidden": []}
+        for name in names:
+            self._check()
+            reason = self._absence(name)
+            if reason is not None:
+                gone[reason].append(name)
+        for reason, absent in gone.items():
+            if absent:
+                self._ledger.tombstone(absent, reason=reason, scan=scan, now=self.now())
+
+    def _is_doubtful(self, missing: Sequence[str]) -> bool:
+        """Whether so many models are missing that the listing is the likelier fault."""
+        models = self._ledger.counts()["models"]
+        return len(missing) > max(SMALL, self.config.gate.shrink * models)
+
+    def _is_whole(self, sweeps: Sequence[Sweep]) -> bool:
+        """Whether everything was listed: a narrowed listing says nothing of what it leaves out."""
+        everything = self.config.narrow == ListingFilter()
+        return everything and any(sweep.kind == "full" for sweep in sweeps)
+
+    def _absence(self, name: str) -> str | None:
+        """`not_found` or `hidden` (deleted or private), None when it is there or nobody says."""
+        try:
+            self.source.info(name, traffic=self.meter.traffic)
+        except ModelNotFound as error:
+            return "hidden" if error.hidden else "not_found"
+        except (TransientError, AccessDenied):
+            return None
+        return None
+
+    def _visit(self, scan: int) -> None:
+        queued = self._queue().waiting
+        most = self.config.most_visits
+        self.progress.stage("read", queued if most is None else min(queued, most))
+        for fetched in self.engine.run(self._batches()):
+            self._record(scan, fetched)
+        self._check()
+
+    def _batches(self) -> Iterator[Batch]:
+        """Batches of the queue, until it is empty or a budget is used up."""
+        tried: set[str] = set()
+        most = self.config.most_visits
+        number = 0
+        while True:
+            left = PULLED if most is None else min(PULLED, most - len(tried))
+            pulled = self._ledger.waiting(
+                source=self.source.kind,
+                plan=PLAN_VERSION,
+                watched=self.config.watch,
+                now=self.now(),
+                limit=left + len(tried) if left > 0 else 0,
+            )
+            fresh = [info for info in pulled if info.source_id not in tried][: max(0, left)]
+            if not fresh:
+                return
+            for at in range(0, len(fresh), BATCH):
+                limits = self._limits()
+                if limits is None:
+                    return
+                infos = fresh[at : at + BATCH]
+                tried.update(info.source_id for info in infos)
+                yield Batch(number=number, infos=tuple(infos), limits=limits)
+                number += 1
+
+    def _limits(self) -> ScanLimits | None:
+        """What is left of the budget for one batch, None when that is nothing."""
+        if self.meter.stopped or self.meter.exhausted:
+            return None
+        limits, traffic = self.meter.limits, self.meter.traffic
+        spent = self.meter.clock() - self.meter.started
+        deadline = None if limits.deadline is None else PROBE_SHARE * limits.deadline - spent
+        if deadline is not None and deadline <= 0:
+            return None
+        return ScanLimits(
+            max_bytes=None if limits.max_bytes is None else limits.max_bytes - traffic.bytes,
+            max_requests=None
+            if limits.max_requests is None
+            else limits.max_requests - traffic.requests,
+            deadline=deadline,
+        )
+
+    def _record(self, scan: int, fetched: Fetched) -> None:
+        """Store a batch: sketches first, then all its visits in one transaction.
+
+        Raises
+        ------
+        TransientError : nothing in it was answered: the source is down, and says nothing about
+            any model.
+        """
+        self.meter.traffic.add(requests=fetched.traffic.requests, size=fetched.traffic.bytes)
+        visits = fetched.visits
+        ends = {visit.coverage.outcome for visit in visits}
+        if len(visits) >= 8 and ends == {Outcome.TIMEOUT}:
+            raise TransientError(f"{len(visits)} models in a row timed out: the source is down")
+        visits = self._without_copies(visits)
+        kept = {v.facts.sketch_path for v in visits if v.facts is not None}
+        for path, content in fetched.sketches.items():
+            if path in kept:
+                self.registry.sketches.put(path, content)
+        self.registry.record_visits(scan, visits, now=self.now())
+        for visit in visits:
+            self.progress.visited(visit.coverage)
+
+    def _without_copies(self, visits: Sequence[Visit]) -> tuple[Visit, ...]:
+        """Exact copies share the sketch that came first, whichever engine read them."""
+        digests = [v.facts.weights_digest for v in visits if v.facts and v.facts.weights_digest]
+        known = self._ledger.known_weights(digests, plan=PLAN_VERSION) if digests else {}
+        shared = []
+        for visit in visits:
+            facts = visit.facts
+            first = known.get(facts.weights_digest or "") if facts is not None else None
+            if facts is not None and first is not None:
+                visit = replace(visit, facts=replace(first, config=facts.config))
+            shared.append(visit)
+        return tuple(shared)
+
+    def _infer(self, scan: int) -> None:
+        """Infer anew in the shapes that changed, together with the shapes kindred to them."""
+        shapes = self._ledger.shapes()
+        stale = self._ledger.stale_shapes()
+        for chunk in _chunks(stale, shapes):
+            self._check()
+            infer_store(
+                self.registry,
+                scan=scan,
+                now=self.now(),
+                compute=self.compute,
+                shapes=chunk,
+                progress=self.progress,
+            )
+            self._ledger.mark_inferred(chunk)
+        if stale:
+            judge_claims(self.registry, scan=scan, now=self.now())
+        self._check()
+
+    def _probe(self, scan: int) -> None:
+        if self.prompts is None:
+            return
+        prober = Prober(
+            registry=self.registry,
+            source=self.source,
+            prompts=self.prompts,
+            now=self.now,
+            device=self.config.device,
+            max_bytes=self.config.max_model_bytes,
+            progress=self.progress,
+            meter=self.meter,
+        )
+        known = {row.model for row in self.registry.sketched()}
+        for release in self.config.watch:
+            try:
+                kin = [*self.registry.ancestors(release), *self.registry.descendants(release)]
+            except NotInRegistry:
+                continue
+            near = sorted(kin, key=lambda k: (k.distance, k.model))
+            prober.run(scan, [m for m in (release, *(k.model for k in near)) if m in known])
+            self._check()
+
+    def _end(self, scan: int) -> NightReport:
+        self._ledger.add_change_events(scan, now=self.now())
+        self.registry.finish_scan(scan, status="done", now=self.now())
+        return self._publish(scan)
+
+    def _publish(self, scan: int) -> NightReport:
+        """Snapshot, gate, events, digest. The gate's word is stored last: it ends the night."""
+        self.progress.stage("publish", None)
+        publication = self._judge(scan)
+        manifest = self.registry.write_snapshot(now=self.now())
+        if publication.status == "published":
+            self.publish(manifest.name)
+        report = self._report(scan, "done", publication=publication)
+        self._tell(report, publication)
+        self._ledger.record_publication(publication)
+        return report
+
+    def _judge(self, scan: int) -> Publication:
+        publication = judge_snapshot(
+            self.registry,
+            scan=scan,
+            limits=self.config.gate,
+            now=self.now(),
+            accept=self.accept,
+        )
+        missing: list[str] = []
+        if self._is_whole(self._ledger.sweeps(scan)):
+            missing = self._ledger.missing(scan, limit=MOST_MISSING)
+        if not self._is_doubtful(missing):
+            return publication
+        status = "blocked" if self.accept is None else "published"
+        doubt = f"the listing left out {len(missing):,} models that were there before"
+        reasons = (*publication.reasons, doubt)
+        return replace(publication, status=status, reasons=reasons, accepted=self.accept)
+
+    def _tell(self, report: NightReport, publication: Publication) -> None:
+        """Events about the night itself, the digest among them."""
+        scan, events = report.scan, self._ledger.events(since=report.scan, until=report.scan)
+        told = [event for event in events if event.kind != "digest.daily"]
+        digest = digest_body(scan=scan, events=told, publication=publication, queue=report.queue)
+        rows: list[tuple[str, str, str, Mapping[str, Any]]] = [
+            ("scan.completed", f"scan {scan}", "info", {"listed": report.listed}),
+            ("digest.daily", f"scan {scan}", "info", digest),
+        ]
+        if publication.status == "blocked":
+            body = {"reasons": list(publication.reasons)}
+            rows.append(("publish.blocked", f"scan {scan}", "high", body))
+        if any("visits timed out" in reason for reason in publication.reasons):
+            rows.append(("coverage.dropped", f"scan {scan}", "medium", {}))
+        self._ledger.add_events(rows, scan=scan, now=self.now())
+
+    def _tell_failure(self, scan: int, error: Exception) -> None:
+        body = {"reason": type(error).__name__}
+        self._ledger.add_events(
+            [("scan.failed", f"scan {scan}", "high", body)], scan=scan, now=self.now()
+        )
+
+    def _left(self, scan: int, status: str, reason: str | None) -> NightReport:
+        self.registry.finish_scan(scan, status="interrupted", now=self.now())
+        return self._report(scan, status, reason=reason)
+
+    def _queue(self) -> Queue:
+        return self._ledger.queue(source=self.source.kind, plan=PLAN_VERSION, now=self.now())
+
+    def _report(
+        self,
+        scan: int,
+        status: str,
+        *,
+        publication: Publication | None = None,
+        reason: str | None = None,
+    ) -> NightReport:
+        outcomes, queue = self.registry.outcomes(scan), self._queue()
+        listed = sum(sweep.listed for sweep in self._ledger.sweeps(scan))
+        digest = None
+        if publication is not None:
+            events = self._ledger.events(since=scan, until=scan)
+            digest = write_digest(
+                scan=scan,
+                events=events,
+                outcomes={outcome.value: n for outcome, n in outcomes.items()},
+                listed=listed,
+                publication=publication,
+                queue=queue,
+                now=self.now(),
+            )
+        traffic: Traffic = self.meter.traffic
+        return NightReport(
+            scan=scan,
+            status=status,
+            listed=listed,
+            outcomes=outcomes,
+            queue=queue,
+            publication=publication,
+            digest=digest,
+            requests=traffic.requests,
+            bytes=traffic.bytes,
+            reason=reason,
+        )
+
+
+def _chunks(stale: Sequence[str], shapes: Mapping[str, int]) -> Iterator[set[str]]:
+    """Sets of shapes closed under kinship, of about `CHUNK` models each."""
+    left = dict.fromkeys(stale)
+    chunk: set[str] = set()
+    while left:
+        key = next(iter(left))
+        chunk |= {key, *(other for other in shapes if kindred_shapes(key, other))}
+        for known in chunk & left.keys():
+            del left[known]
+        if sum(shapes.get(one, 0) for one in chunk) >= CHUNK:
+            yield chunk
+            chunk = set()
+    if chunk:
+        yield chunk
