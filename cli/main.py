@@ -30,6 +30,7 @@ VERBS = {
     "stripped": ("looking", "Descendants that lost what an ancestor had."),
     "sql": ("querying", "Run one read-only query on the store."),
     "status": ("querying", "Last scan, coverage and backlog."),
+    "serve": ("serving", "Serve the explorer: pages, an API, sandboxed SQL."),
     "demo": ("demo", "Map a release of the shipped ecosystem, offline."),
     "doctor": ("doctor", "Check token, disk, GPU and DuckDB."),
 }

@@ -19,7 +19,7 @@ from .staging import text
 _EXPLAIN = re.compile(r"\s*explain\s+(analyze\s+)?(\([^)]*\)\s*)?", re.IGNORECASE)
 
 # The order matters: locking the configuration comes last.
-_LOCK_DOWN = (
+LOCK_DOWN = (
     "SET autoinstall_known_extensions = false",
     "SET autoload_known_extensions = false",
     "SET allow_community_extensions = false",
@@ -42,7 +42,7 @@ def run_readonly(database: Database, query: str, *, max_rows: int | None) -> Que
     """
     if not database.read_only:
         raise RegistryError("queries run on a registry that was opened read-only")
-    statement = _only_query(query)
+    statement = only_query(query)
     with database.cursor() as cursor, translated(database.path):
         _lock_down(cursor)
         cursor.execute("SET search_path = 'v1,main'")
@@ -58,7 +58,13 @@ def run_readonly(database: Database, query: str, *, max_rows: int | None) -> Que
     )
 
 
-def _only_query(query: str) -> duckdb.Statement:
+def only_query(query: str) -> duckdb.Statement:
+    """The one statement of a text, which is a SELECT or the EXPLAIN of one.
+
+    Raises
+    ------
+    QueryRefused : it is anything else.
+    """
     statement = _single(query)
     if statement.type == duckdb.StatementType.EXPLAIN:
         # EXPLAIN ANALYZE runs what it explains.
@@ -87,5 +93,5 @@ def _lock_down(cursor: duckdb.DuckDBPyConnection) -> None:
     locked = cursor.execute("SELECT current_setting('lock_configuration')").fetchall()
     if locked[0][0]:
         return
-    for setting in _LOCK_DOWN:
+    for setting in LOCK_DOWN:
         cursor.execute(setting)
