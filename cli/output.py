@@ -13,6 +13,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
@@ -141,6 +142,8 @@ def plain(value: Any) -> Any:
             return value
         case float():
             return value if value == value and abs(value) != float("inf") else None
+        case Decimal():
+            return float(value) if value.is_finite() else None
         case Mapping():
             return {str(k): plain(v) for k, v in value.items()}
         case list() | tuple():

@@ -107,7 +107,9 @@ def _serve(
 
     known = (*LOOPBACK, *hosts) if host in LOOPBACK else hosts
     buckets = Buckets(rate=rate, burst=4 * rate)
-    app = make_app(library, buckets=buckets, hosts=known, sql_workers=workers)
+    app = make_app(
+        library, buckets=buckets, hosts=known, sql_workers=workers, sql_waiting=4 * workers
+    )
     config = uvicorn.Config(
         app,
         log_level="warning",

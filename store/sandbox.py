@@ -42,8 +42,8 @@ def run_readonly(database: Database, query: str, *, max_rows: int | None) -> Que
     """
     if not database.read_only:
         raise RegistryError("queries run on a registry that was opened read-only")
-    statement = only_query(query)
     with database.cursor() as cursor, translated(database.path):
+        statement = only_query(query, connection=cursor)
         _lock_down(cursor)
         cursor.execute("SET search_path = 'v1,main'")
         try:
@@ -58,18 +58,22 @@ def run_readonly(database: Database, query: str, *, max_rows: int | None) -> Que
     )
 
 
-def only_query(query: str) -> duckdb.Statement:
+def only_query(query: str, *, connection: duckdb.DuckDBPyConnection) -> duckdb.Statement:
     """The one statement of a text, which is a SELECT or the EXPLAIN of one.
+
+    Parameters
+    ----------
+    connection : parses; without one, DuckDB would open a database for that alone.
 
     Raises
     ------
     QueryRefused : it is anything else.
     """
-    statement = _single(query)
+    statement = _single(query, connection)
     if statement.type == duckdb.StatementType.EXPLAIN:
         # EXPLAIN ANALYZE runs what it explains.
         inner = _EXPLAIN.sub("", statement.query, count=1)
-        if _single(inner).type != duckdb.StatementType.SELECT:
+        if _single(inner, connection).type != duckdb.StatementType.SELECT:
             raise QueryRefused("EXPLAIN is for a SELECT only")
     elif statement.type != duckdb.StatementType.SELECT:
         kind = statement.type.name
@@ -77,11 +81,11 @@ def only_query(query: str) -> duckdb.Statement:
     return statement
 
 
-def _single(query: str) -> duckdb.Statement:
+def _single(query: str, connection: duckdb.DuckDBPyConnection) -> duckdb.Statement:
     if text(query) != query:
         raise QueryRefused("not text: a lone surrogate")
     try:
-        statements = duckdb.extract_statements(query)
+        statements = connection.extract_statements(query)
     except duckdb.Error as error:
         raise QueryRefused(f"not SQL: {error}") from error
     if len(statements) != 1:

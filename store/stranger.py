@@ -71,25 +71,26 @@ def ask(path: Path, query: str) -> Iterator[Running]:
     QueryRefused : not one read-only query, or it reaches outside the copy.
     RegistryError : DuckDB cannot answer, or was interrupted.
     """
-    statement = only_query(query)
     config: dict[str, str | bool | int | float | list[str]] = {
         "python_enable_replacements": "false"
     }
-    with duckdb.connect(path, read_only=True, config=config) as connection:
-        for setting in (*_LIMITS, *LOCK_DOWN):
-            connection.execute(setting)
-        timer = threading.Timer(INTERRUPT_SECONDS, connection.interrupt)
-        timer.daemon = True
-        timer.start()
-        with _told():
-            connection.execute(statement)
-            described = connection.description or ()
-            yield Running(
-                columns=tuple(str(column[0]) for column in described),
-                types=tuple(str(column[1]) for column in described),
-                cursor=connection,
-            )
-        timer.cancel()
+    # Never closed: the process ends with the answer, and closing takes as long as a query.
+    connection = duckdb.connect(path, read_only=True, config=config)
+    for setting in (*_LIMITS, *LOCK_DOWN):
+        connection.execute(setting)
+    statement = only_query(query, connection=connection)
+    timer = threading.Timer(INTERRUPT_SECONDS, connection.interrupt)
+    timer.daemon = True
+    timer.start()
+    with _told():
+        connection.execute(statement)
+        described = connection.description or ()
+        yield Running(
+            columns=tuple(str(column[0]) for column in described),
+            types=tuple(str(column[1]) for column in described),
+            cursor=connection,
+        )
+    timer.cancel()
 
 
 @contextmanager

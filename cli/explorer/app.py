@@ -5,13 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import parse_qsl
 
-import jinja2
-from markupsafe import Markup
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import FileResponse, RedirectResponse, Response
@@ -20,17 +18,17 @@ from starlette.routing import Route
 from ... import __version__
 from ...lineage.errors import BadRequest, ModelkinError, NotInRegistry, TransientError
 from . import charts
-from .answers import CSV_TYPE, JSON_TYPE, Answer, as_csv, as_error, as_json, error_json, to_json
+from .answers import CSV_TYPE, JSON_TYPE, as_csv, as_error, as_json, error_json, to_json
 from .cache import Bodies, Body, pack
 from .drawing import MAP_FORMS, map_body
 from .guard import App, Buckets, Guard
 from .library import Library, Shelf
 from .openapi import describe_api
 from .questions import MODEL, PROBE, QUESTIONS, Question
-from .rendering import Links, ServedLinks, environment
+from .rendering import Pages, ServedLinks
 from .sql_page import SqlService
 from .static import STATIC
-from .values import Parameter, Values, read_values, text_values
+from .values import Parameter, Values, read_values
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +64,7 @@ class Explorer:
     def __init__(self, library: Library, *, bodies: Bodies, sql: SqlService) -> None:
         self._library = library
         self._bodies = bodies
-        self._templates = environment()
+        self._pages = Pages(snapshots=library.snapshots, served=True)
         self.sql = sql
 
     def routes(self) -> list[Route]:
@@ -97,24 +95,6 @@ class Explorer:
         ]
         return found
 
-    def render(
-        self, question: Question, answer: Answer, *, values: Values, shelf: Shelf, links: Links
-    ) -> str:
-        """The page of an answer."""
-        plots: Mapping[str, Markup] = {}
-        if question.name == "plots":
-            plots = {name: Markup(charts.draw(name, answer)) for name in charts.PLOTS}
-        return self._template(
-            question.template or "",
-            question=question,
-            answer=answer,
-            values=values,
-            links=links,
-            as_of=shelf.as_of,
-            plots=plots,
-            kept=text_values(question.parameters, values),
-        )
-
     def failed(self, request: Request, error: Exception) -> Response:
         """The page or JSON object of an error."""
         status, words = as_error(error)
@@ -126,22 +106,8 @@ class Explorer:
         path = request.url.path
         if path.startswith("/api/") or path.endswith((".json", ".csv", ".parquet")):
             return Response(error_json(status, words), status, headers, JSON_TYPE)
-        page = self._template("error.html", status=status, words=words)
+        page = self._pages.fill("error.html", status=status, words=words)
         return Response(page, status, headers, HTML_TYPE)
-
-    def _template(self, name: str, **context: Any) -> str:
-        common: dict[str, Any] = {
-            "links": ServedLinks(as_of=None),
-            "as_of": None,
-            "snapshots": self._library.snapshots(),
-            "version": __version__,
-            "served": True,
-            "values": {},
-            "question": None,
-            "kept": {},
-        }
-        template: jinja2.Template = self._templates.get_template(name)
-        return template.render(common | context)
 
     def _handler(self, name: str, form: Form) -> Callable[[Request], Response]:
         question = QUESTIONS[name]
@@ -163,7 +129,9 @@ class Explorer:
             about = {k: v for k, v in answer.about.items() if k != "root"}
             return pack(as_json(answer, about=about, as_of=shelf.as_of), JSON_TYPE)
         links = ServedLinks(as_of=shelf.as_of)
-        page = self.render(question, answer, values=asked.values, shelf=shelf, links=links)
+        page = self._pages.render(
+            question, answer, values=asked.values, as_of=shelf.as_of, links=links
+        )
         return pack(page.encode("utf-8", "replace"), HTML_TYPE)
 
     def _map_handler(self, form: str) -> Callable[[Request], Response]:
@@ -202,7 +170,7 @@ class Explorer:
         context = await self.sql.page(asked.values["query"], as_of=asked.as_of)
         links = ServedLinks(as_of=asked.as_of)
         status = context.pop("status")
-        page = self._template(
+        page = self._pages.fill(
             "sql.html", links=links, as_of=asked.as_of, values=asked.values, **context
         )
         headers = {"cache-control": "no-cache"}
@@ -233,6 +201,7 @@ def make_app(
     buckets: Buckets,
     hosts: Collection[str] = (),
     sql_workers: int = 2,
+    sql_waiting: int = 8,
     cache_bytes: int = CACHE_BYTES,
 ) -> App:
     """The whole application, guard included.
@@ -241,9 +210,9 @@ def make_app(
     ----------
     library : the public copies; the caller closes it.
     hosts : names the server goes by; empty for any.
-    sql_workers : queries of strangers at once; four times as many may wait.
+    sql_workers, sql_waiting : queries of strangers at once, and how many may wait.
     """
-    sql = SqlService(library, workers=sql_workers, waiting=4 * sql_workers)
+    sql = SqlService(library, workers=sql_workers, waiting=sql_waiting)
     explorer = Explorer(library, bodies=Bodies(most=cache_bytes), sql=sql)
 
     async def failed(request: Request, error: Exception) -> Response:

@@ -7,17 +7,20 @@ control and bidirectional marks and cut what is long.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Protocol
 from urllib.parse import quote, urlencode
 
 import jinja2
+from markupsafe import Markup
 
 from ... import __version__
 from ..output import clean, plain
 from ..trees import relation_words
-from .questions import QUESTIONS
+from .answers import Answer
+from .charts import PLOTS, draw
+from .questions import QUESTIONS, Question
 from .values import MAX_TEXT, Values, text_values
 
 LONGEST = 120
@@ -70,6 +73,58 @@ class ServedLinks:
             found["as_of"] = [self._as_of]
         query = urlencode(found, doseq=True, quote_via=quote)
         return f"{path}?{query}" if query else path
+
+
+class Pages:
+    """Makes pages of answers.
+
+    Parameters
+    ----------
+    snapshots : gives the names of the snapshots that can be picked, newest first.
+    served : whether a server is behind the pages: without one there are no forms.
+    """
+
+    def __init__(self, *, snapshots: Callable[[], Sequence[str]], served: bool) -> None:
+        self._templates = environment()
+        self._snapshots = snapshots
+        self._served = served
+
+    def render(
+        self,
+        question: Question,
+        answer: Answer,
+        *,
+        values: Values,
+        as_of: str | None,
+        links: Links,
+    ) -> str:
+        """The page of an answer."""
+        plots: Mapping[str, Markup] = {}
+        if question.name == "plots":
+            plots = {name: Markup(draw(name, answer)) for name in PLOTS}
+        return self.fill(
+            question.template or "",
+            question=question,
+            answer=answer,
+            values=values,
+            links=links,
+            as_of=as_of,
+            plots=plots,
+            kept=text_values(question.parameters, values),
+        )
+
+    def fill(self, template: str, **context: Any) -> str:
+        """A page from a template that is no answer to a question."""
+        common: dict[str, Any] = {
+            "links": ServedLinks(as_of=None),
+            "as_of": None,
+            "snapshots": self._snapshots(),
+            "served": self._served,
+            "values": {},
+            "question": None,
+            "kept": {},
+        }
+        return self._templates.get_template(template).render(common | context)
 
 
 def environment() -> jinja2.Environment:
