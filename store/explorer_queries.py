@@ -194,6 +194,8 @@ class PublicReader(RegistryReader):
         """
         reader = cls(Database.open(folder, read_only=True, create=False), path=folder)
         reader._database.rows(f"SET memory_limit = '{MEMORY_LIMIT}'")
+        # Many small queries at once: they are the threads.
+        reader._database.rows("SET threads = 1")
         return reader
 
     def search(self, words: str | None, *, limit: int, offset: int = 0) -> Page:

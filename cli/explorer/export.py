@@ -15,7 +15,7 @@ from .library import Library, Shelf
 from .questions import QUESTIONS
 from .rendering import Pages
 from .static import STATIC
-from .values import read_values
+from .values import MAX_TEXT, read_values
 
 MOST_MAPS = 50
 ROWS = 1000
@@ -100,7 +100,8 @@ def export_site(library: Library, target: Path, *, models: int) -> int:
 
 
 def _write_pages(shelf: Shelf, target: Path, *, models: int) -> Iterator[Path]:
-    rows = shelf.reader.search(None, limit=models).rows
+    rows = list(shelf.reader.search(None, limit=models).rows)
+    rows = [row for row in rows if len(row["model"]) <= MAX_TEXT]
     names = [row["model"] for row in rows]
     maps = [row["model"] for row in rows[:MOST_MAPS] if row["total"]]
     links = FileLinks(models=names, maps=maps)

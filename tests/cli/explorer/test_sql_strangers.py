@@ -43,9 +43,7 @@ class Target:
 
 
 @pytest.fixture(scope="module")
-def target(
-    explorer_store: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Target]:
+def target(explorer_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     """A server whose store, environment and neighbours hold a canary."""
     base = tmp_path_factory.mktemp("target")
     store = base / "store"
@@ -240,7 +238,9 @@ def test_a_query_beyond_64_kib_is_refused(served: Served) -> None:
     ["SELECT 'a' AS \"=cmd()\"", "SELECT '=cmd()' AS a", "SELECT '\t@x' AS a", "SELECT '+1' AS a"],
 )
 def test_a_spreadsheet_runs_nothing(served: Served, query: str) -> None:
-    for cell in next(zip(*csv.reader(io.StringIO(served.sql(query, form="csv").text)), strict=True)):
+    for cell in next(
+        zip(*csv.reader(io.StringIO(served.sql(query, form="csv").text)), strict=True)
+    ):
         assert not cell.startswith(("=", "+", "-", "@", "\t"))
 
 
