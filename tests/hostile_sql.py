@@ -181,7 +181,8 @@ BOMBS = (
     "WITH RECURSIVE t AS (SELECT 1 AS i UNION ALL SELECT i FROM t, range(10)) SELECT max(i) FROM t",
     "WITH RECURSIVE t(i, x) USING KEY (i) AS (SELECT 1, 1 UNION SELECT i + 1, x FROM t) "
     "SELECT count(*) FROM t",
-    "WITH RECURSIVE t AS (SELECT 'x' AS s UNION ALL SELECT s || s FROM t) SELECT max(len(s)) FROM t",
+    "WITH RECURSIVE t AS (SELECT 'x' AS s UNION ALL SELECT s || s FROM t) "
+    "SELECT max(len(s)) FROM t",
     "SELECT list_sort(range(200000000))",
     "SELECT list_distinct(range(100000000))",
     "SELECT len(list_aggregate(range(200000000), 'string_agg', ','))",

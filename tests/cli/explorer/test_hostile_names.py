@@ -94,11 +94,8 @@ def check_page(text: str) -> None:
 
 
 def replies(client: Served) -> Iterator[tuple[str, Reply]]:
-    for page in ("home", "models", "findings", "coverage", "scans"):
-        yield (
-            "/" if page == "home" else f"/{page}",
-            client.get("/" if page == "home" else f"/{page}"),
-        )
+    for path in ("/", "/models", "/findings", "/coverage", "/scans"):
+        yield path, client.get(path)
     for name in NAMES:
         if len(name) <= 512:
             yield "model", client.ask("/model", model=name)
