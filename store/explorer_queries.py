@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import threading
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
 
+import duckdb
 import numpy as np
 from numpy.typing import NDArray
 
-from .database import Database
+from .database import Database, Parameters
 from .names import find_id
 from .queries import mapping
 from .reader import RegistryReader
@@ -19,6 +22,10 @@ from .staging import aware, text, utc
 
 MEMORY_LIMIT = "1GB"
 """What DuckDB may use in the process that serves; one transaction of a page takes a few MB."""
+
+SHORT = 8
+"""Rows of an answer that is kept, and how many answers are."""
+MOST_KEPT = 20_000
 
 Record = dict[str, Any]
 
@@ -181,6 +188,34 @@ class MapNodes:
     total: NDArray[np.int64]
 
 
+class _Unchanging(Database):
+    """A database that nobody writes: short answers to the same question are kept.
+
+    One page resolves the same name many times, at a few milliseconds each.
+    """
+
+    def __init__(
+        self, connection: duckdb.DuckDBPyConnection, *, path: Path, read_only: bool
+    ) -> None:
+        super().__init__(connection, path=path, read_only=read_only)
+        self._kept: OrderedDict[tuple[str, str], list[tuple[Any, ...]]] = OrderedDict()
+        self._turn = threading.Lock()
+
+    def rows(self, query: str, parameters: Parameters = ()) -> list[tuple[Any, ...]]:
+        """All rows of a query, perhaps those of an earlier time."""
+        key = (query, repr(parameters))
+        with self._turn:
+            if key in self._kept:
+                return self._kept[key]
+        found = super().rows(query, parameters)
+        if len(found) <= SHORT:
+            with self._turn:
+                self._kept[key] = found
+                if len(self._kept) > MOST_KEPT:
+                    self._kept.popitem(last=False)
+        return found
+
+
 class PublicReader(RegistryReader):
     """The reading half of a registry over a public copy. Threads may share it."""
 
@@ -192,11 +227,25 @@ class PublicReader(RegistryReader):
         ------
         RegistryError : there is no copy there.
         """
-        reader = cls(Database.open(folder, read_only=True, create=False), path=folder)
-        reader._database.rows(f"SET memory_limit = '{MEMORY_LIMIT}'")
-        # Many small queries at once: they are the threads.
-        reader._database.rows("SET threads = 1")
-        return reader
+        database = _Unchanging.open(folder, read_only=True, create=False)
+        with database.cursor() as cursor:
+            cursor.execute(f"SET memory_limit = '{MEMORY_LIMIT}'")
+            # Many small queries at once: they are the threads.
+            cursor.execute("SET threads = 1")
+        return cls(database, path=folder)
+
+    def describe(self, model: str) -> Record:
+        """The row of `v1.models` of a model."""
+        # By value and not by a join, so that the views read one row and not all.
+        source, source_id, name = self._database.rows(
+            "SELECT m.source, m.source_id, m.name FROM internal.models m WHERE m.id = ?",
+            [find_id(self._database, model)],
+        )[0]
+        found = self._database.records(
+            "SELECT * FROM v1.models WHERE model = ? AND source = ? AND source_id = ?",
+            [name, source, source_id],
+        )
+        return _tidy(found[0])
 
     def search(self, words: str | None, *, limit: int, offset: int = 0) -> Page:
         """Models whose name holds the words, those with most descendants first."""
@@ -288,6 +337,15 @@ class PublicReader(RegistryReader):
         """Findings, latest first; status `live` is new or open."""
         values = {"kind": kind, "severity": severity, "status": status, "words": text(words)}
         return self._page(_FINDINGS, {**values, "limit": limit, "offset": offset})
+
+    def findings_on(self, model: str) -> list[Record]:
+        """Findings on one model, live ones first."""
+        found = self._database.records(
+            "SELECT f.* FROM v1.findings f WHERE f.model = ? "
+            "ORDER BY f.status IN ('new', 'open') DESC, f.kind, f.finding_id",
+            [self.resolve_name(model)],
+        )
+        return [_tidy(record) for record in found]
 
     def finding_kinds(self) -> list[str]:
         """Kinds of finding that the store holds."""

@@ -115,9 +115,7 @@ def ask_model(reader: PublicReader, values: Values) -> Answer:
         "children": reader.children_by_relation(name),
         "revisions": reader.revisions(name),
         "scores": [asdict(score) for score in reader.scores_of(name)],
-        "findings": [
-            asdict(finding) for finding in reader.findings(ancestor=name) if finding.model == name
-        ],
+        "findings": reader.findings_on(name),
         "claims": why.as_mapping()["claims"],
     }
     rows = reader.children(name, keep=KinFilter(), limit=1000, up=True).rows
