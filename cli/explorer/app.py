@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import parse_qsl
@@ -39,6 +41,7 @@ AS_OF = Parameter(
 )
 MOST_PAIRS = 512
 CACHE_BYTES = 64 * 1024 * 1024
+MAPS_AHEAD = 4
 
 Form = Literal["html", "json", "csv"]
 
@@ -95,6 +98,12 @@ class Explorer:
         ]
         return found
 
+    def draw_ahead(self) -> None:
+        """Lay out the largest maps, so that the first who looks at one does not wait for it."""
+        with self._library.shelf() as shelf:
+            for model in shelf.reader.largest(MAPS_AHEAD):
+                self._map(shelf, model, form="layout")
+
     def failed(self, request: Request, error: Exception) -> Response:
         """The page or JSON object of an error."""
         status, words = as_error(error)
@@ -134,13 +143,16 @@ class Explorer:
         )
         return pack(page.encode("utf-8", "replace"), HTML_TYPE)
 
+    def _map(self, shelf: Shelf, model: str, *, form: str) -> tuple[object, Body]:
+        key = (shelf.state, shelf.as_of, "map", form, model)
+        return key, self._bodies.get(key, lambda: map_body(shelf.reader, model, form=form))
+
     def _map_handler(self, form: str) -> Callable[[Request], Response]:
         def answer(request: Request) -> Response:
             asked = _read(request, (MODEL,))
             model = asked.values["model"]
             with self._library.shelf(asked.as_of) as shelf:
-                key = (shelf.state, shelf.as_of, "map", form, model)
-                body = self._bodies.get(key, lambda: map_body(shelf.reader, model, form=form))
+                key, body = self._map(shelf, model, form=form)
             return _send(request, body, key=key, fixed=asked.as_of is not None)
 
         return answer
@@ -221,10 +233,17 @@ def make_app(
     async def missing(request: Request, error: Exception) -> Response:
         return explorer.failed(request, NotInRegistry("there is no such page", name=""))
 
+    @asynccontextmanager
+    async def lifespan(app: object) -> AsyncIterator[None]:
+        async with sql.lifespan(app):
+            ahead = asyncio.create_task(asyncio.to_thread(explorer.draw_ahead))
+            yield
+            await asyncio.gather(ahead, return_exceptions=True)
+
     inner = Starlette(
         routes=explorer.routes(),
         exception_handlers={404: missing, ModelkinError: failed, Exception: failed},
-        lifespan=explorer.sql.lifespan,
+        lifespan=lifespan,
     )
     return Guard(inner, buckets=buckets, hosts=hosts)
 
