@@ -100,7 +100,7 @@ def replies(client: Served) -> Iterator[tuple[str, Reply]]:
         if len(name) <= 512:
             yield "model", client.ask("/model", model=name)
             yield "edge", client.ask("/edge", child=name, parent=ROOT)
-    for name in NAMES[::5]:
+    for name in NAMES[::8]:
         for page in PAGES:
             yield page, client.ask(f"/{page}", model=name)
         yield "models", client.ask("/models", q=name)

