@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import random
 import re
 import subprocess
@@ -99,6 +100,12 @@ def show(title: str, samples: Samples, refused: Mapping[str, int], seconds: floa
         print("turned away:", refused)
 
 
+def processor_seconds(process: int) -> float:
+    """Processor seconds that a process has used, without its children."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def memory(process: int) -> float:
     """MiB that a process holds."""
     lines = Path(f"/proc/{process}/status").read_text().splitlines()
@@ -132,8 +139,12 @@ def main() -> None:
             ("closure, 20 clients", closure, 20, given.seconds / 4),
             (f"everything, {given.clients} clients", choices, given.clients, given.seconds),
         ):
+            before = processor_seconds(process)
             samples, refused = asyncio.run(load(address, what, clients=clients, seconds=seconds))
             show(title, samples, refused, seconds)
+            spent = processor_seconds(process) - before
+            count = sum(len(values) for values in samples.values())
+            print(f"processor time of the server: {1000 * spent / max(1, count):.0f} ms an answer")
         print(f"memory of the server afterwards: {memory(process):.0f} MiB")
 
 
