@@ -45,10 +45,10 @@ _FILTER = """
 
 _CHILDREN = f"""
 SELECT {_KIN}, count(*) OVER () AS matched
-FROM explorer.links l JOIN explorer.nodes n ON n.id = l.child
-WHERE l.parent = $model AND {_FILTER}
+FROM explorer.children n
+WHERE n.parent = $model AND {_FILTER}
 ORDER BY n.total DESC, n.name LIMIT $limit OFFSET $offset
-"""
+""".replace("l.", "n.")
 
 _PARENTS = f"""
 SELECT {_KIN}, count(*) OVER () AS matched

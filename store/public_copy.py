@@ -61,6 +61,14 @@ SELECT b.child, b.parent, b.relation, b.detail, b.confidence, b.share, b.declare
 FROM internal.believed b ORDER BY b.parent, b.child
 """
 
+# One hop without a join: the rows of a parent stand together, with all that a page shows of them.
+_CHILDREN = """
+CREATE TABLE explorer.children AS
+SELECT l.parent, l.relation, l.detail, l.confidence, l.share, l.declared, l.inferred, n.*
+FROM explorer.links l JOIN explorer.nodes n ON n.id = l.child
+ORDER BY l.parent, n.total DESC, n.name
+"""
+
 
 def write_public_copy(source: Path, target: Path) -> str:
     """Write the public copy of a registry file and return a digest that names its state.
@@ -90,6 +98,7 @@ def write_public_copy(source: Path, target: Path) -> str:
         connection.execute("CREATE SCHEMA explorer")
         connection.execute(_LINKS)
         connection.execute(_NODES)
+        connection.execute(_CHILDREN)
         state = _state(connection)
     return hashlib.sha256(f"{state}{target.stat().st_size}".encode()).hexdigest()[:16]
 
