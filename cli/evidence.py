@@ -9,7 +9,7 @@ from typing import Any
 from ..lineage.errors import MalformedFile, NotComparable, RegistryError
 from ..lineage.records import Clue
 from ..store.facts import Candidate, Claim, EdgeEvidence, Why
-from ..store.registry import Registry
+from ..store.reader import RegistryReader
 from .output import emit
 from .trees import one_line, relation_words, show_words
 from .weights import WeightComparison, compare_sketches, summary_of
@@ -77,7 +77,7 @@ class EvidenceReport:
         ]
 
 
-def explain(registry: Registry, child: str, *, parent: str | None = None) -> EvidenceReport:
+def explain(registry: RegistryReader, child: str, *, parent: str | None = None) -> EvidenceReport:
     """Everything the store holds for and against the parents of a model.
 
     Raises

@@ -18,6 +18,8 @@ CLUE_COLUMNS = ("child", "parent", "kind", "statistic", "value", "llr", "says", 
 LOSS_COLUMNS = (
     "model",
     "ancestor",
+    "distance",
+    "descendants",
     "made",
     "drop",
     "ci_low",
@@ -79,6 +81,9 @@ def why_command(
 
 @click.command("stripped")
 @click.argument("model")
+@click.option(
+    "--depth", type=click.IntRange(min=1), help="Edges below MODEL to look at; all without it."
+)
 @options.fail_on
 @options.data
 @click.pass_context
@@ -86,6 +91,7 @@ def stripped_command(
     ctx: click.Context,
     model: str,
     *,
+    depth: int | None,
     fail_on: str | None,
     store: Path,
     output_format: str,
@@ -97,7 +103,7 @@ def stripped_command(
     models tested. How many of the descendants were measured is told on stderr.
     """
     with Registry.open(store, read_only=True) as registry:
-        report = find_losses(registry, model)
+        report = find_losses(registry, model, depth=depth)
     if quiet:
         emit_ids(list(dict.fromkeys(finding.model for finding in report.findings)))
     elif output_format == "table":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from ..lineage.safety.profile import REFUSAL_HARMFUL
 from ..store.facts import FindingRow, Kin
 from ..store.registry import Registry
 from .severity import LIVE
-from .trees import LOST, one_line, show_words, steps_from
+from .trees import LOST, one_line, show_flow, show_words, steps_from
 
 KIND = "stripped_safety"
 NEAREST = 200
@@ -22,11 +22,14 @@ NEAREST = 200
 class Loss:
     """A finding with how the model was made from the ancestor, and refusal in both.
 
+    `distance` counts edges from the model that was asked about, `below` the descendants.
     `before` and `after` are shares of harmful prompts refused, None where the finding does not
     say.
     """
 
     finding: FindingRow
+    distance: int
+    below: int
     made: tuple[str, ...]
     before: float | None
     after: float | None
@@ -38,6 +41,8 @@ class Loss:
         return {
             "model": found.model,
             "ancestor": found.ancestor,
+            "distance": self.distance,
+            "descendants": self.below,
             "made": " > ".join(self.made),
             "drop": found.value,
             "ci_low": found.ci_low,
@@ -59,11 +64,13 @@ class Loss:
 class LossReport:
     """Losses below a model, with the denominator.
 
+    `depth` is how many edges below were looked at, None for all.
     `own` are live findings on the model itself. Of the `published` descendants `measured` have a
     refusal score; `unmeasured` counts the others by reason; `hidden` nobody published.
     """
 
     model: str
+    depth: int | None
     losses: tuple[Loss, ...]
     own: tuple[FindingRow, ...]
     published: int
@@ -79,9 +86,11 @@ class LossReport:
     def words(self) -> Iterator[str]:
         """What was found, of how many, and what was not looked at."""
         models = len({finding.model for finding in self.findings})
+        near = "" if self.depth is None else f" within {self.depth} edges"
         yield (
-            f"{models:,} of {self.measured:,} measured descendants of {self.model} lost safety "
-            f"training; {self.measured:,} of {self.published:,} published descendants were measured"
+            f"{models:,} of {self.measured:,} measured descendants of {self.model}{near} lost "
+            f"safety training; {self.measured:,} of {self.published:,} published descendants were "
+            "measured"
         )
         for reason, count in self.unmeasured.most_common(10):
             yield f"  {count:,} not measured: {one_line(reason, limit=160)}"
@@ -91,23 +100,28 @@ class LossReport:
             yield f"{self.model} itself lost safety training of {finding.ancestor}"
 
 
-def find_losses(registry: Registry, model: str) -> LossReport:
+def find_losses(registry: Registry, model: str, *, depth: int | None = None) -> LossReport:
     """The live findings of lost safety training below a model, and how much was measured.
+
+    Parameters
+    ----------
+    depth : edges below the model to look at, None for all.
 
     Raises
     ------
     NotInRegistry : the store does not hold the model.
     """
     name = registry.resolve_name(model)
-    kin = registry.descendants(name)
-    below = {one.model for one in kin}
+    kin = registry.descendants(name, max_depth=depth)
+    below = {one.model: one.distance for one in kin}
     live = [f for f in registry.findings(kind=KIND, ancestor=name) if f.status in LIVE]
     found = sorted((f for f in live if f.model in below), key=lambda f: -(f.value or 0.0))
     published = [one.model for one in kin if not one.hidden]
     measured, unmeasured = _measured(registry, name, kin=kin, findings=live)
     return LossReport(
         model=name,
-        losses=tuple(_losses(registry, found)),
+        depth=depth,
+        losses=tuple(_losses(registry, found, below)),
         own=tuple(f for f in live if f.model == name),
         published=len(published),
         hidden=len(kin) - len(published),
@@ -121,9 +135,11 @@ def show_losses(report: LossReport) -> None:
     for loss in report.losses:
         found = loss.finding
         ancestor = one_line(found.ancestor or "an ancestor")
-        show_words((one_line(found.model), "bold red"), (f"  {LOST}", "bold red"))
-        made = one_line(" → ".join(loss.made) or "unknown steps")
-        show_words(("  from ", "dim"), (ancestor, ""), (" by ", "dim"), (made, "cyan"))
+        counts = f"({loss.distance:,} down, {loss.below:,} below it)"
+        show_flow("", (one_line(found.model), "bold red"), (LOST, "bold red"), (counts, "dim"))
+        steps = loss.made or ("unknown steps",)
+        made = [f"{'by' if at == 0 else '→'} {one_line(step)}" for at, step in enumerate(steps)]
+        show_flow("  ", (f"from {ancestor}", ""), *((step, "cyan") for step in made))
         show_words((f"  {_drop(found)}{_q(found)}", ""))
         if loss.before is not None and loss.after is not None:
             change = f"{loss.before:.2f} → {loss.after:.2f}"
@@ -143,7 +159,9 @@ def _q(found: FindingRow) -> str:
     return "" if found.q_value is None else f", q = {found.q_value:.2g}"
 
 
-def _losses(registry: Registry, findings: Sequence[FindingRow]) -> Iterator[Loss]:
+def _losses(
+    registry: Registry, findings: Sequence[FindingRow], distances: Mapping[str, int]
+) -> Iterator[Loss]:
     made: dict[tuple[str | None, str], tuple[str, ...]] = {}
     for ancestor in {finding.ancestor for finding in findings if finding.ancestor}:
         models = [finding.model for finding in findings if finding.ancestor == ancestor]
@@ -153,6 +171,8 @@ def _losses(registry: Registry, findings: Sequence[FindingRow]) -> Iterator[Loss
         values = {clue.statistic: clue.value for clue in finding.clues}
         yield Loss(
             finding=finding,
+            distance=distances[finding.model],
+            below=len(registry.descendant_ids(finding.model)),
             made=made.get((finding.ancestor, finding.model), ()),
             before=values.get("harmful_refusal_ancestor"),
             after=values.get("harmful_refusal"),

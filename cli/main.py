@@ -41,6 +41,7 @@ VERBS = {
     "correct": ("deciding", "Apply a reviewed file of asserted and denied edges."),
     "redact": ("deciding", "Mask a model and never read it again."),
     "ingest": ("deciding", "Take in edges or scores that others publish."),
+    "serve": ("serving", "Serve the explorer: pages, an API, sandboxed SQL."),
     "demo": ("demo", "Map a release of the shipped ecosystem, offline."),
     "doctor": ("doctor", "Check token, disk, GPU and DuckDB."),
 }

@@ -13,6 +13,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
@@ -65,12 +66,12 @@ def emit(
     """
     match output_format:
         case "json":
-            click.echo(json.dumps([_plain(row) for row in rows], indent=1))
+            click.echo(json.dumps([plain(row) for row in rows], indent=1))
         case "jsonl":
             for row in rows:
-                click.echo(json.dumps(_plain(row)))
+                click.echo(json.dumps(plain(row)))
         case "csv":
-            click.echo(_csv(rows, columns), nl=False)
+            click.echo(csv_text(rows, columns), nl=False)
         case _:
             _table(rows, columns, title=title)
 
@@ -97,10 +98,11 @@ def _table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, title: 
     out.print(table, width=None if out.is_terminal or "COLUMNS" in os.environ else WIDE)
 
 
-def _csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
+def csv_text(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
+    """Rows as CSV; a cell or column name that a spreadsheet would run is quoted."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(columns)
+    writer.writerow([_cell(column) for column in columns])
     for row in rows:
         writer.writerow([_cell(row.get(column)) for column in columns])
     return out.getvalue()
@@ -129,20 +131,23 @@ def _shown(value: object) -> str:
         case datetime() | date():
             return value.isoformat()
         case Mapping() | list() | tuple():
-            return json.dumps(_plain(value), ensure_ascii=False)
+            return json.dumps(plain(value), ensure_ascii=False)
     return str(value)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A value as JSON can say it."""
     match value:
         case None | bool() | int() | str():
             return value
         case float():
             return value if value == value and abs(value) != float("inf") else None
+        case Decimal():
+            return float(value) if value.is_finite() else None
         case Mapping():
-            return {str(k): _plain(v) for k, v in value.items()}
+            return {str(k): plain(v) for k, v in value.items()}
         case list() | tuple():
-            return [_plain(v) for v in value]
+            return [plain(v) for v in value]
         case datetime() | date():
             return value.isoformat()
     return str(value)

@@ -142,6 +142,11 @@ def show_words(*words: Words) -> None:
     show_lines(iter([(False, list(words))]))
 
 
+def show_flow(lead: str, *words: Words) -> None:
+    """Print styled words after a lead, on as many lines as the width of the terminal asks for."""
+    show_lines(_flow(lead, lead, words, width=console().width))
+
+
 def show_lines(lines: Iterator[tuple[bool, list[Words]]]) -> int:
     """Print lines of styled words; the count of those that show a model."""
     from rich.text import Text

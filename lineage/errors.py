@@ -4,6 +4,7 @@
       ModelNotFound                     .model  .hidden (missing or private: nobody says which)
       AccessDenied                      .model  .reason (gated | disabled | unauthorized)
       TransientError                    .retry_after: the one thing that is worth another try
+      BadRequest                        .parameter of an address that the explorer cannot read
       UnsafeRequest                     a redirect, id or path that must not be followed
       BudgetExceeded                    .limit  .actual
       FormatError(ValueError)           .path  .offset
@@ -57,6 +58,14 @@ class TransientError(ModelkinError):
     def __init__(self, message: str, *, retry_after: float | None = None) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class BadRequest(ModelkinError):
+    """An address asks the explorer for something that it cannot read."""
+
+    def __init__(self, message: str, *, parameter: str) -> None:
+        super().__init__(f"{parameter}: {message}")
+        self.parameter = parameter
 
 
 class UnsafeRequest(ModelkinError):

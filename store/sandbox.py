@@ -19,7 +19,7 @@ from .staging import text
 _EXPLAIN = re.compile(r"\s*explain\s+(analyze\s+)?(\([^)]*\)\s*)?", re.IGNORECASE)
 
 # The order matters: locking the configuration comes last.
-_LOCK_DOWN = (
+LOCK_DOWN = (
     "SET autoinstall_known_extensions = false",
     "SET autoload_known_extensions = false",
     "SET allow_community_extensions = false",
@@ -42,8 +42,8 @@ def run_readonly(database: Database, query: str, *, max_rows: int | None) -> Que
     """
     if not database.read_only:
         raise RegistryError("queries run on a registry that was opened read-only")
-    statement = _only_query(query)
     with database.cursor() as cursor, translated(database.path):
+        statement = only_query(query, connection=cursor)
         _lock_down(cursor)
         cursor.execute("SET search_path = 'v1,main'")
         try:
@@ -58,12 +58,22 @@ def run_readonly(database: Database, query: str, *, max_rows: int | None) -> Que
     )
 
 
-def _only_query(query: str) -> duckdb.Statement:
-    statement = _single(query)
+def only_query(query: str, *, connection: duckdb.DuckDBPyConnection) -> duckdb.Statement:
+    """The one statement of a text, which is a SELECT or the EXPLAIN of one.
+
+    Parameters
+    ----------
+    connection : parses; without one, DuckDB would open a database for that alone.
+
+    Raises
+    ------
+    QueryRefused : it is anything else.
+    """
+    statement = _single(query, connection)
     if statement.type == duckdb.StatementType.EXPLAIN:
         # EXPLAIN ANALYZE runs what it explains.
         inner = _EXPLAIN.sub("", statement.query, count=1)
-        if _single(inner).type != duckdb.StatementType.SELECT:
+        if _single(inner, connection).type != duckdb.StatementType.SELECT:
             raise QueryRefused("EXPLAIN is for a SELECT only")
     elif statement.type != duckdb.StatementType.SELECT:
         kind = statement.type.name
@@ -71,11 +81,11 @@ def _only_query(query: str) -> duckdb.Statement:
     return statement
 
 
-def _single(query: str) -> duckdb.Statement:
+def _single(query: str, connection: duckdb.DuckDBPyConnection) -> duckdb.Statement:
     if text(query) != query:
         raise QueryRefused("not text: a lone surrogate")
     try:
-        statements = duckdb.extract_statements(query)
+        statements = connection.extract_statements(query)
     except duckdb.Error as error:
         raise QueryRefused(f"not SQL: {error}") from error
     if len(statements) != 1:
@@ -87,5 +97,5 @@ def _lock_down(cursor: duckdb.DuckDBPyConnection) -> None:
     locked = cursor.execute("SELECT current_setting('lock_configuration')").fetchall()
     if locked[0][0]:
         return
-    for setting in _LOCK_DOWN:
+    for setting in LOCK_DOWN:
         cursor.execute(setting)

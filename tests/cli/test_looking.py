@@ -195,8 +195,8 @@ def test_stripped_names_the_loss_and_the_denominator(look: Run) -> None:
     result = look("stripped", "lab/base")
     assert result.exit_code == 0
     assert result.stdout.splitlines() == [
-        "dave/freed  ✗ lost safety training",
-        "  from lab/base by finetune lora r4 → edit abliteration",
+        "dave/freed  ✗ lost safety training  (2 down, 1 below it)",
+        "  from lab/base  by finetune lora r4  → edit abliteration",
         "  selective refusal fell by 0.90 [0.71, 0.97], q = 0.0004",
         "  harmful prompts refused 0.95 → 0.05",
     ]
@@ -215,7 +215,21 @@ def test_stripped_rows(look: Run) -> None:
     assert row["clues"][0]["statistic"] == "harmful_refusal"
     (line,) = csv.DictReader(io.StringIO(look("stripped", "lab/base", "--format", "csv").stdout))
     assert line["model"] == "dave/freed"
+    assert (row["distance"], row["descendants"]) == (2, 1)
     assert look("stripped", "lab/base", "-q").stdout == "dave/freed\n"
+
+
+def test_stripped_looks_as_deep_as_it_is_told(look: Run) -> None:
+    near = look("stripped", "lab/base", "--depth", "1")
+    assert near.stdout == ""
+    assert "0 of 1 measured descendants of lab/base within 1 edges" in near.stderr
+    assert "dave/freed" in look("stripped", "lab/base", "--depth", "2").stdout
+
+
+def test_long_ways_are_folded_at_the_width(look: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    lines = look("stripped", "lab/base").stdout.splitlines()
+    assert "    → edit abliteration" in lines
 
 
 @pytest.mark.parametrize(("severity", "code"), [("high", 1), ("low", 1), (None, 0)])

@@ -1,0 +1,1 @@
+"""The explorer: pages, an API and sandboxed SQL over a public copy of the store."""

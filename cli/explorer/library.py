@@ -1,0 +1,184 @@
+"""The public copies being served: the newest state of a store, and its snapshots.
+
+A copy is made when it is first asked for, so the store itself is never held open and a scan can go
+on. Every copy has a file name of its own; readers of an old one keep it until they are done.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...lineage.errors import NotInRegistry, RegistryBusy
+from ...store import Registry
+from ...store.explorer_queries import PublicReader
+from ...store.public_copy import write_public_copy
+
+logger = logging.getLogger(__name__)
+
+FILE_NAME = "registry.duckdb"
+MOST_COPIES = 4
+LOOK_AGAIN = 10.0
+_NAME = re.compile(r"\d{1,10}(\.\d{1,10})?", re.ASCII)
+
+
+@dataclass(slots=True)
+class Shelf:
+    """One public copy: `state` names what it holds, `as_of` the snapshot, None for the newest."""
+
+    reader: PublicReader
+    path: Path
+    state: str
+    as_of: str | None
+    made_from: tuple[str, int, int]
+    readers: int = 0
+    retired: bool = False
+
+
+class Library:
+    """Public copies of a store, made on demand in a folder of its own.
+
+    Threads may share it.
+
+    Parameters
+    ----------
+    store : the store folder.
+    room : a folder for copies, empty.
+    clock : monotonic seconds; the store is looked at again after ten of them.
+    """
+
+    def __init__(
+        self, store: Path, *, room: Path, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._store = store
+        self._room = room
+        self._clock = clock
+        self._lock = threading.RLock()
+        self._shelves: OrderedDict[str | None, Shelf] = OrderedDict()
+        self._looked = float("-inf")
+        self._made = 0
+
+    def snapshots(self) -> list[str]:
+        """Names of the snapshots of the store, newest first."""
+        home = self._store / "snapshots"
+        names = [path.name for path in home.iterdir()] if home.is_dir() else []
+        whole = [one for one in names if _NAME.fullmatch(one) and (home / one / FILE_NAME).exists()]
+        return sorted(whole, key=lambda name: [int(part) for part in name.split(".")], reverse=True)
+
+    @contextmanager
+    def shelf(self, as_of: str | None = None) -> Iterator[Shelf]:
+        """A copy to read from for the length of the block.
+
+        Parameters
+        ----------
+        as_of : name of a snapshot; None for the newest state.
+
+        Raises
+        ------
+        NotInRegistry : there is no such snapshot.
+        RegistryError : the store cannot be read.
+        """
+        shelf = self.borrow(as_of)
+        try:
+            yield shelf
+        finally:
+            self.give_back(shelf)
+
+    def borrow(self, as_of: str | None = None) -> Shelf:
+        """A copy to read from until it is given back; raises as `shelf` does."""
+        with self._lock:
+            shelf = self._shelves.get(as_of)
+            if shelf is None or (as_of is None and self._is_old(shelf)):
+                shelf = self._make(as_of, shelf)
+            self._shelves.move_to_end(as_of)
+            shelf.readers += 1
+            return shelf
+
+    def give_back(self, shelf: Shelf) -> None:
+        """The end of a `borrow`: a copy that nobody reads and nobody will ask for is removed."""
+        with self._lock:
+            shelf.readers -= 1
+            self._sweep(shelf)
+
+    def close(self) -> None:
+        """Close all copies."""
+        with self._lock:
+            for shelf in self._shelves.values():
+                shelf.reader.close()
+            self._shelves.clear()
+
+    def _is_old(self, shelf: Shelf) -> bool:
+        now = self._clock()
+        if now - self._looked < LOOK_AGAIN:
+            return False
+        self._looked = now
+        path = self._source(None)
+        return path is not None and _fingerprint(path) != shelf.made_from
+
+    def _make(self, as_of: str | None, old: Shelf | None) -> Shelf:
+        source = self._source(as_of)
+        if source is None:
+            # Says what to do when there is no store at all.
+            Registry.open(self._store, read_only=True).close()
+            raise NotInRegistry(f"no snapshot {as_of!s:.40} in this store", name=str(as_of))
+        self._looked = self._clock()
+        try:
+            fresh = self._copy(as_of, source)
+        except RegistryBusy:
+            if old is None:
+                raise
+            logger.info("the store is being written; the copy of %s is served on", old.state)
+            return old
+        self._shelves[as_of] = fresh
+        if old is not None:
+            self._retire(old)
+        if len(self._shelves) > MOST_COPIES:
+            self._retire(self._shelves.pop(next(iter(self._shelves))))
+        return fresh
+
+    def _copy(self, as_of: str | None, source: Path) -> Shelf:
+        made_from = _fingerprint(source)
+        self._made += 1
+        folder = self._room / f"copy-{self._made}"
+        folder.mkdir()
+        state = write_public_copy(source, folder / FILE_NAME)
+        reader = PublicReader.open(folder)
+        return Shelf(
+            reader=reader,
+            path=folder / FILE_NAME,
+            state=state,
+            as_of=as_of,
+            made_from=made_from,
+        )
+
+    def _source(self, as_of: str | None) -> Path | None:
+        """The file to copy: a snapshot, what `current` leads to, or the store's own file."""
+        if as_of is not None:
+            return (
+                self._store / "snapshots" / as_of / FILE_NAME if as_of in self.snapshots() else None
+            )
+        published, own = self._store / "current" / FILE_NAME, self._store / FILE_NAME
+        found = published if published.exists() else own
+        return found.resolve() if found.exists() else None
+
+    def _retire(self, shelf: Shelf) -> None:
+        shelf.retired = True
+        self._sweep(shelf)
+
+    def _sweep(self, shelf: Shelf) -> None:
+        if shelf.retired and shelf.readers == 0:
+            shelf.reader.close()
+            shelf.path.unlink(missing_ok=True)
+
+
+def _fingerprint(path: Path) -> tuple[str, int, int]:
+    facts = os.stat(path)
+    return str(path), facts.st_size, facts.st_mtime_ns

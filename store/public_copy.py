@@ -1,0 +1,139 @@
+"""A copy of a registry that strangers may read, with tables of what an explorer asks most.
+
+Whoever can run SQL on a file can read all of that file, whatever its views leave out. So strangers
+get a file of its own: the tables of the registry without the columns that say how the scans were
+run, beside derived tables in the schema `explorer`. Those are no part of the contract; they are
+made anew with every copy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import duckdb
+
+from ..lineage.errors import SchemaTooNew
+from .database import translated
+from .migrate import known_migrations, migrate
+
+PRIVATE = "Private: "
+"""Tables whose comment begins so stay in the store that they were made in."""
+
+# What a scan was started with can name folders and hosts of the machine it ran on.
+_WITHHELD = (
+    "UPDATE internal.scans SET cursor = NULL, parameters = '{}', "
+    "source = split_part(source, ':', 1)"
+)
+
+# One row a model in reach of `internal.models`, in the order of ids.
+_NODES = """
+CREATE TABLE explorer.nodes AS
+WITH direct AS (
+    SELECT e.parent AS id, count(*) AS n FROM explorer.links e GROUP BY e.parent
+), lost AS (
+    SELECT DISTINCT f.model AS id FROM internal.findings f
+    WHERE f.kind = 'stripped_safety' AND f.status IN ('new', 'open')
+), below AS (
+    SELECT k.ancestor AS id, count(*) AS n,
+        count(*) FILTER (WHERE k.descendant IN (SELECT l.id FROM lost l)) AS lost
+    FROM internal.closure k GROUP BY k.ancestor
+), refusal AS (
+    SELECT s.model AS id, arg_max(s.value, s.scored_at) AS value,
+        arg_max(s.ci_low, s.scored_at) AS ci_low, arg_max(s.ci_high, s.scored_at) AS ci_high
+    FROM internal.scores s
+    WHERE s.probe = 'selective_refusal' AND s.status = 'ok' GROUP BY s.model
+)
+SELECT m.id, m.name, m.source, m.author, m.created_at, m.downloads, m.license, m.hidden,
+    m.tombstone_reason, coalesce(d.n, 0) AS direct, coalesce(b.n, 0) AS total,
+    m.id IN (SELECT l.id FROM lost l) AS lost, coalesce(b.lost, 0) AS lost_below,
+    r.value AS refusal, r.ci_low AS refusal_low, r.ci_high AS refusal_high
+FROM internal.models m
+LEFT JOIN direct d ON d.id = m.id
+LEFT JOIN below b ON b.id = m.id
+LEFT JOIN refusal r ON r.id = m.id
+ORDER BY m.id
+"""
+
+_LINKS = """
+CREATE TABLE explorer.links AS
+SELECT b.child, b.parent, b.relation, b.detail, b.confidence, b.share, b.declared, b.inferred
+FROM internal.believed b ORDER BY b.parent, b.child
+"""
+
+# One hop without a join: the rows of a parent stand together, with all that a page shows of them.
+_CHILDREN = """
+CREATE TABLE explorer.children AS
+SELECT l.parent, l.relation, l.detail, l.confidence, l.share, l.declared, l.inferred, n.*
+FROM explorer.links l JOIN explorer.nodes n ON n.id = l.child
+ORDER BY l.parent, n.total DESC, n.name
+"""
+
+
+def write_public_copy(source: Path, target: Path) -> str:
+    """Write the public copy of a registry file and return a digest that names its state.
+
+    Parameters
+    ----------
+    source : a registry file; it is opened read-only and free again afterwards.
+    target : the file to make; it must not exist.
+
+    Raises
+    ------
+    RegistryBusy : another process writes to the source.
+    SchemaTooNew : the source was written by a newer modelkin; older snapshots are copied.
+    RegistryError : the source cannot be read, or the disk is full.
+    """
+    with translated(target), duckdb.connect(target) as connection:
+        migrate(connection)
+        quoted = str(source).replace("'", "''")
+        with translated(source):
+            connection.execute(f"ATTACH '{quoted}' AS source (READ_ONLY)")
+        try:
+            _require_schema(connection, source)
+            _copy_tables(connection)
+        finally:
+            connection.execute("DETACH source")
+        connection.execute(_WITHHELD)
+        connection.execute("CREATE SCHEMA explorer")
+        connection.execute(_LINKS)
+        connection.execute(_NODES)
+        connection.execute(_CHILDREN)
+        state = _state(connection)
+    return hashlib.sha256(f"{state}{target.stat().st_size}".encode()).hexdigest()[:16]
+
+
+def _require_schema(connection: duckdb.DuckDBPyConnection, source: Path) -> None:
+    known = known_migrations()[-1].version
+    found = connection.execute(
+        "SELECT max(m.version) FROM source.internal.schema_migrations m"
+    ).fetchall()[0][0]
+    if found is None or found > known:
+        words = f"{source} has schema {found}, this modelkin knows {known}: upgrade modelkin"
+        raise SchemaTooNew(words, found=found or 0, known=known)
+
+
+def _copy_tables(connection: duckdb.DuckDBPyConnection) -> None:
+    # Base tables only: a view of a file from elsewhere could run anything.
+    tables = connection.execute(
+        "SELECT t.table_name FROM duckdb_tables() t WHERE t.database_name = 'source' "
+        "AND t.schema_name = 'internal' AND t.table_name <> 'schema_migrations' "
+        "AND NOT starts_with(coalesce(t.comment, ''), ?) "
+        "AND t.table_name IN (SELECT o.table_name FROM duckdb_tables() o "
+        "WHERE o.database_name = current_database() AND o.schema_name = 'internal')",
+        [PRIVATE],
+    ).fetchall()
+    for (table,) in tables:
+        connection.execute(
+            f'INSERT INTO internal."{table}" BY NAME SELECT * FROM source.internal."{table}"'
+        )
+
+
+def _state(connection: duckdb.DuckDBPyConnection) -> list[tuple[object, ...]]:
+    return connection.execute(
+        "SELECT (SELECT max(scan) FROM internal.scans), (SELECT max(finished_at) FROM "
+        "internal.scans), (SELECT count(*) FROM internal.models), (SELECT sum(hash(child, parent, "
+        "confidence)) FROM explorer.links), (SELECT sum(hash(finding_id, status)) FROM "
+        "internal.findings), (SELECT sum(hash(id, name)) FROM explorer.nodes), "
+        "(SELECT sum(hash(model, probe, value)) FROM internal.scores)"
+    ).fetchall()

@@ -1,0 +1,62 @@
+"""`serve` as a command: it says where it is, ends on a signal, and writes files instead."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+from click.testing import Result
+
+Run = Callable[..., Result]
+
+
+def test_serve_says_where_and_ends_on_a_signal(small_store: Path) -> None:
+    command = [sys.executable, "-m", "modelkin.cli", "serve", "--port", "0"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(
+        [*command, "--store", str(small_store)], stderr=subprocess.PIPE, text=True, env=environment
+    ) as server:
+        assert server.stderr is not None
+        address = ""
+        for line in server.stderr:
+            if found := re.search(r"http://127\.0\.0\.1:\d+/", line):
+                address = found[0]
+                break
+        with urllib.request.urlopen(address) as reply:
+            assert b"lab/base" in reply.read()
+        server.send_signal(signal.SIGINT)
+        assert server.wait(timeout=30) == 130
+
+
+def test_a_port_that_is_taken_is_told(look: Run) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        result = look("serve", "--port", str(taken.getsockname()[1]))
+    assert result.exit_code == 2
+    assert "cannot listen" in result.stderr
+
+
+def test_serve_writes_files(look: Run, tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    result = look("serve", "--export", str(site), "--export-models", "2")
+    assert result.exit_code == 0
+    assert f"files in {site}" in result.stderr
+    assert "sdk: static" in (site / "README.md").read_text(encoding="utf-8")
+    pages = [path.name for path in site.glob("*.html")]
+    assert {"index.html", "models.html", "findings.html"} <= set(pages)
+    assert sum(name.startswith("model-") for name in pages) == 2
+    again = look("serve", "--export", str(site))
+    assert again.exit_code == 2
+    assert "not empty" in again.stderr
+
+
+def test_no_store_is_told(look: Run, tmp_path: Path) -> None:
+    result = look("serve", "--store", str(tmp_path / "none"))
+    assert result.exit_code == 2
+    assert "no store" in result.stderr

@@ -1,0 +1,28 @@
+"""Model names that try to act on whoever shows them."""
+
+NAMES = (
+    "lab/<script>alert(1)</script>",
+    'lab/"><img src=x onerror=alert(1)>',
+    "lab/'--",
+    "lab/{{ 7*7 }}{% raw %}",
+    "javascript:alert(1)//x",
+    "=cmd|'/C calc'!A0/x",
+    "+1+1/x",
+    "-2+3/x",
+    "@SUM(1)/x",
+    "\t=1/x",
+    "lab/\u202egpj.exe\u2066x\u2069",
+    "lab/\x1b[31mred\x07",
+    "lab/a\r\nSet-Cookie: a=b",
+    "lab/../../etc/passwd",
+    "lab/a?b=c&d#e",
+    "lab/%2e%2e%2f%00",
+    "lab/x.json",
+    "lab/x.csv",
+    "lab/\u0000nul",
+    "lab/]]><!--",
+    "lab/</title></svg><script>",
+    "lab/😀" * 20,
+    "lab/" + "n" * 500,
+    "lab/" + "w" * 10_000,
+)
