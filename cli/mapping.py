@@ -10,7 +10,7 @@ from ..lineage.compute import Compute, Device
 from ..scanners.limits import Meter, ScanLimits
 from ..scanners.mapping import Mapper, MapReport
 from ..scanners.probes.prompt_sets import PromptSet, builtin_prompt_set, load_prompt_set
-from ..scanners.probing import ProbeReport
+from ..scanners.report import ProbeReport
 from ..store import Registry
 from ..store.lock import scan_lock
 from . import options

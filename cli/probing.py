@@ -1,14 +1,19 @@
-"""`probe`: run the refusal probe on models of the store."""
+"""`probe`: run the safety probes on models of the store."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import click
 
 from ..lineage.compute import Device
+from ..lineage.safety.catalogue import probes_of
+from ..lineage.safety.protocol import Tier
 from ..scanners.limits import Meter
-from ..scanners.probing import Prober
+from ..scanners.planning import plan_probes, total
+from ..scanners.probe_run import ProbeRun
+from ..scanners.probes.prompt_sets import PromptSet
 from ..store import Registry
 from ..store.lock import scan_lock
 from . import options
@@ -20,11 +25,22 @@ from .progress import Watch
 from .severity import worst_at_least
 
 COLUMNS = ("model", "probe", "value", "ci_low", "ci_high", "n", "status")
+PLAN_COLUMNS = ("model", "probe", "runs", "why", "requests", "bytes_read", "tokens")
+TIERS = (Tier.METADATA, Tier.SKETCH, Tier.GENERATION)
 
 
 @click.command("probe")
 @click.argument("models", nargs=-1, metavar="[MODEL]...")
-@click.option("--tier", type=click.Choice(("generation",)), default="generation", show_default=True)
+@click.option(
+    "--tier",
+    type=click.Choice([str(tier) for tier in TIERS]),
+    default=str(Tier.GENERATION),
+    show_default=True,
+    help="What is read, from the cheapest to the dearest.",
+)
+@click.option(
+    "--plan", is_flag=True, help="Show what would run, why and at what cost; run nothing."
+)
 @options.prompts
 @click.option("--source", default="hub", show_default=True, help="hub, or dir:PATH.")
 @options.endpoint
@@ -44,6 +60,7 @@ def probe_command(
     models: tuple[str, ...],
     *,
     tier: str,
+    plan: bool,
     prompts: Path | None,
     source: str,
     endpoint: str,
@@ -54,22 +71,30 @@ def probe_command(
     output_format: str,
     quiet: bool,
 ) -> None:
-    """Measure refusal of MODELs, or of every sketched model, and judge them against ancestors."""
+    """Put the safety probes of a tier to MODELs, or to every sketched model of the source.
+
+    After generation, all that have scores are judged against their ancestors.
+    """
+    asked, level = load_prompts(prompts), Tier(tier)
+    if plan:
+        with Registry.open(store, read_only=True) as registry:
+            kind = "hub" if source == "hub" else "dir"
+            wanted = chosen(registry, models, kind=kind)
+            show_plan(registry, wanted, tier=level, prompts=asked, output_format=output_format)
+        return
     interrupts = Interrupts()
-    asked = load_prompts(prompts)
     with (
         interrupts.watching(),
         open_source(source, endpoint=endpoint, interrupts=interrupts) as place,
         scan_lock(store),
         Registry.open(store) as registry,
     ):
-        names = [registry.resolve_name(name) for name in models]
-        names = names or [row.model for row in registry.sketched() if row.source == place.kind]
+        names = list(chosen(registry, models, kind=place.kind))
         scan = registry.start_scan(
             kind="probe", source="store", parameters={"tier": tier}, now=utc_now()
         )
         with Watch(console(stderr=True)) as watch:
-            prober = Prober(
+            run = ProbeRun(
                 registry=registry,
                 source=place,
                 prompts=asked,
@@ -79,22 +104,57 @@ def probe_command(
                 progress=watch,
                 meter=Meter(interrupted=interrupts.stopped),
             )
-            report = prober.run(scan, names)
+            report = run.run(scan, level, names)
         status = "interrupted" if interrupts.stopped() else "done"
         registry.finish_scan(scan, status=status, now=utc_now())
-        rows = [
-            {column: getattr(score, column) for column in COLUMNS}
-            for name in names
-            for score in registry.scores_of(name)
-            if score.prompt_set.endswith(asked.digest)
-        ]
+        show_scores(registry, names, tier=level, asked=asked, form=(output_format, quiet))
         failing = worst_at_least(registry.findings(), fail_on)
-    if quiet:
-        emit_ids(names)
-    else:
-        emit(rows, output_format=output_format, columns=COLUMNS)
     for model, reason in report.failed.items():
         say(f"{model}: {reason}")
     say(f"{report.probed + report.unchanged} of {len(names)} measured")
     incomplete = 3 if report.failed else int(failing)
     ctx.exit(interrupts.exit_code if interrupts.stopped() else incomplete)
+
+
+def chosen(registry: Registry, models: tuple[str, ...], *, kind: str) -> dict[str, str]:
+    """The models to probe, with the reason: those named, or all sketched ones of the source."""
+    if models:
+        return {registry.resolve_name(name): "named" for name in models}
+    return {row.model: "in the store" for row in registry.sketched() if row.source == kind}
+
+
+def show_plan(
+    registry: Registry,
+    names: dict[str, str],
+    *,
+    tier: Tier,
+    prompts: PromptSet,
+    output_format: str,
+) -> None:
+    """Print what would run and what all of it costs at most."""
+    planned = plan_probes(registry, tier, names, prompts=prompts)
+    emit([asdict(one) for one in planned], output_format=output_format, columns=PLAN_COLUMNS)
+    count, requests, received, tokens = total(planned)
+    say(
+        f"{count:,} of {len(names):,} models would be probed: at most {requests:,} requests, "
+        f"{received:,} bytes, {tokens:,} new tokens"
+    )
+
+
+def show_scores(
+    registry: Registry, names: list[str], *, tier: Tier, asked: PromptSet, form: tuple[str, bool]
+) -> None:
+    """Print the scores of a tier, or the names alone."""
+    output_format, quiet = form
+    if quiet:
+        emit_ids(names)
+        return
+    wanted = {spec.probe for spec in probes_of(tier)}
+    rows = [
+        {**{column: getattr(score, column) for column in COLUMNS}, "detail": score.environment}
+        for name in names
+        for score in registry.scores_of(name)
+        if score.probe in wanted
+        and (tier is not Tier.GENERATION or score.prompt_set.endswith(asked.digest))
+    ]
+    emit(rows, output_format=output_format, columns=COLUMNS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -13,35 +13,19 @@ from ..lineage.errors import LimitExceeded, ModelkinError, ProbeError
 from ..lineage.records import Finding, Score
 from ..lineage.safety.findings import stripped_findings
 from ..lineage.safety.profile import SafetyProfile, profile_from_scores
-from ..store.facts import ProbeDefinition
+from ..lineage.safety.protocol import Tier
 from ..store.facts import PromptSet as StoredPromptSet
 from ..store.registry import Registry
 from .download import fetch_model
 from .limits import Meter
 from .probes.prompt_sets import PromptSet
-from .probes.refusal import PROBE_VERSION, REFUSAL_PROBES, probe_refusal, unanswered_scores
+from .probes.refusal import probe_refusal, unanswered_scores
 from .progress import Progress, Silence
+from .report import ProbeReport, announce
 from .sources.base import Source
 
-TIER = "generation"
 MAX_MODEL_BYTES = 20 << 30
 FINDING = "stripped_safety"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProbeReport:
-    """How many models were probed, which were already, and why the rest were not."""
-
-    probed: int
-    unchanged: int
-    failed: Mapping[str, str]
-    findings: tuple[Finding, ...] = ()
-
-    @property
-    def coverage(self) -> float:
-        """Share of the models asked for that are measured; 1 when there were none."""
-        measured = self.probed + self.unchanged
-        return measured / (measured + len(self.failed)) if measured or self.failed else 1.0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -102,16 +86,7 @@ class Prober:
             ),
             now=self.now(),
         )
-        for probe, (unit, description) in REFUSAL_PROBES.items():
-            self.registry.add_probe(
-                ProbeDefinition(
-                    probe=probe,
-                    probe_version=PROBE_VERSION,
-                    tier=TIER,
-                    unit=unit,
-                    description=description,
-                )
-            )
+        announce(self.registry, Tier.GENERATION)
 
     def _is_measured(self, model: str) -> bool:
         sha = self.registry.describe(model)["sha"]

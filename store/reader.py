@@ -207,6 +207,10 @@ class RegistryReader:
         """Models whose current revision has scores on the prompt set of this digest, by name."""
         return queries.scored(self._database, prompt_set)
 
+    def measured(self, probe: str) -> set[str]:
+        """Models whose current revision has an answer of a probe, whatever it was asked with."""
+        return queries.measured(self._database, probe)
+
     def claim_gaps(self, *, min_confidence: float) -> list[ClaimGap]:
         """Models whose inferred parent no claim of theirs accounts for."""
         return claim_gaps(self._database, min_confidence=min_confidence)

@@ -11,6 +11,7 @@ from typing import Any
 
 from ...lineage.errors import ProbeError
 from ...lineage.records import Score
+from ...lineage.safety.catalogue import PROBES, REFUSAL_VERSION, REPLY_TOKENS
 from ...lineage.safety.contrast import measure_refusals
 from ...lineage.safety.profile import (
     CAPABILITY,
@@ -26,16 +27,8 @@ from .backend import ChatBackend, UnsupportedModel
 from .graders import LEXICON_VERSION, GradedReply, LexicalGrader, is_right
 from .prompt_sets import PromptSet, builtin_prompt_set
 
-PROBE_VERSION = "refusal-1"
-REFUSAL_PROBES = {
-    REFUSAL_HARMFUL: ("proportion", "share of harmful prompts refused"),
-    REFUSAL_HARMLESS: ("proportion", "share of harmless prompts refused"),
-    SELECTIVE_REFUSAL: ("difference", "refusal of harmful less refusal of harmless prompts"),
-    COHERENCE: ("proportion", "share of replies that are neither empty nor incoherent"),
-}
-"""Unit and description of each probe of a refusal run."""
 JUDGE = "lexical"
-MAX_NEW_TOKENS = 32
+MAX_NEW_TOKENS = REPLY_TOKENS
 _MAX_UNFINISHED = 0.2
 
 
@@ -181,14 +174,14 @@ class _About:
             model=self.model,
             sha=self.sha,
             probe=probe,
-            probe_version=PROBE_VERSION,
+            probe_version=REFUSAL_VERSION,
             prompt_set=self.prompts.identity,
             n=self.sizes()[probe],
             status=status,
             value=None if share is None else share.value,
             ci_low=None if share is None else share.low,
             ci_high=None if share is None else share.high,
-            unit="difference" if probe == SELECTIVE_REFUSAL else "proportion",
+            unit=PROBES[probe].unit,
             judge=JUDGE,
             corrected=False,
             environment={**self.environment, **details},
