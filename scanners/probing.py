@@ -5,27 +5,49 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ..lineage.errors import LimitExceeded, ModelkinError, ProbeError
-from ..lineage.records import Finding, Score
-from ..lineage.safety.findings import stripped_findings
-from ..lineage.safety.profile import SafetyProfile, profile_from_scores
+from ..lineage.records import Score
+from ..lineage.safety.betting import e_value
+from ..lineage.safety.catalogue import REFUSAL_VERSION
+from ..lineage.safety.contrast import measure_refusals
+from ..lineage.safety.family import E_BOUND, LOST, differences, judge_jointly
+from ..lineage.safety.graded import Graded
 from ..lineage.safety.protocol import Tier
+from ..lineage.safety.reply_classifier import ReplyClassifier
+from ..lineage.safety.verdict import had_refusal
+from ..store.facts import JudgeDefinition
 from ..store.facts import PromptSet as StoredPromptSet
 from ..store.registry import Registry
 from .download import fetch_model
 from .limits import Meter
+from .probes.chat_files import read_chat_files
+from .probes.judging import ClassifierJudge, Judge, Judges
 from .probes.prompt_sets import PromptSet
-from .probes.refusal import probe_refusal, unanswered_scores
+from .probes.refusal import (
+    JUDGE,
+    MAX_NEW_TOKENS,
+    About,
+    RefusalRun,
+    run_refusal,
+    scores_of_run,
+    unanswered_scores,
+)
 from .progress import Progress, Silence
 from .report import ProbeReport, announce
 from .sources.base import Source
+from .verdicts import graded_model, judge_store
+
+if TYPE_CHECKING:
+    from .probes.transformers_backend import TransformersBackend
 
 MAX_MODEL_BYTES = 20 << 30
-FINDING = "stripped_safety"
+MAX_RATE = 0.05
+"""False discovery rate that a run which stops early has to be sure of."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -33,7 +55,8 @@ class Prober:
     """Probes models of one source into one registry.
 
     `max_bytes` bounds each model's download, `meter` all of them together; `device` is `auto`,
-    `cpu` or `cuda`.
+    `cpu` or `cuda`. `judge` grades beside the lexical grader and the classifier that each family's
+    release teaches.
     """
 
     registry: Registry
@@ -42,19 +65,24 @@ class Prober:
     now: Callable[[], datetime]
     device: str = "auto"
     max_bytes: int = MAX_MODEL_BYTES
+    judge: Judge | None = None
     progress: Progress = field(default_factory=Silence)
     meter: Meter = field(default_factory=Meter)
+    _hypotheses: int = 1
 
     def run(self, scan: int, models: Sequence[str]) -> ProbeReport:
         """Probe each model once per revision and prompt set, then judge all that have scores.
 
-        A model that cannot be run gets scores with a status and a reason, never a pass.
+        Ancestors come before their descendants: what they refused with is what descendants are
+        held against. A model that cannot be run gets scores with a status and a reason, never a
+        pass.
         """
         self._announce()
         self.progress.stage("probe", len(models))
+        self._hypotheses = max(1, len(models))
         failed: dict[str, str] = {}
         probed = unchanged = 0
-        for model in models:
+        for model in sorted(models, key=lambda name: len(self.registry.ancestors(name))):
             if self.meter.stopped:
                 break
             if self._is_measured(model):
@@ -75,27 +103,18 @@ class Prober:
         )
 
     def _announce(self) -> None:
-        prompts = self.prompts
-        self.registry.add_prompt_set(
-            StoredPromptSet(
-                digest=prompts.digest,
-                name=prompts.name,
-                license=prompts.license or "unstated",
-                n_harmful=len(prompts.harmful),
-                n_harmless=len(prompts.harmless),
-            ),
-            now=self.now(),
-        )
+        announce_prompts(self.registry, self.prompts, now=self.now())
         announce(self.registry, Tier.GENERATION)
 
     def _is_measured(self, model: str) -> bool:
         sha = self.registry.describe(model)["sha"]
-        profile = profile_from_scores(
-            s
-            for s in self.registry.scores_of(model)
-            if s.sha == sha and s.prompt_set.endswith(self.prompts.digest)
+        return any(
+            score.sha == sha
+            and score.status == "ok"
+            and score.probe_version == REFUSAL_VERSION
+            and score.prompt_set.endswith(self.prompts.digest)
+            for score in self.registry.scores_of(model, probe="refusal_harmful")
         )
-        return profile is not None
 
     def _probe(self, scan: int, model: str) -> str | None:
         """Probe one model; the reason when it could not be."""
@@ -132,16 +151,90 @@ class Prober:
 
         try:
             backend = TransformersBackend.load(folder, device=self.device)
+            run, environment = self._measure(model, backend)
         except ProbeError as error:
             return self._unanswered(model, sha, error)
-        return probe_refusal(
-            backend=backend,
-            model=model,
-            sha=sha,
-            prompts=self.prompts,
-            now=self.now(),
-            environment=backend.environment(),
+        if run.learned is not None:
+            self._keep(model, run.learned)
+        about = About(
+            model=model, sha=sha, prompts=self.prompts, now=self.now(), environment=environment
         )
+        return scores_of_run(run, about=about, max_new_tokens=MAX_NEW_TOKENS)
+
+    def _measure(
+        self, model: str, backend: TransformersBackend
+    ) -> tuple[RefusalRun, dict[str, Any]]:
+        environment = dict(backend.environment())
+        ancestor = self._ancestor(model)
+        judges = self._judges(model)
+        apart = ancestor is not None and (
+            ancestor.template_sha256 != environment["template_sha256"]
+        )
+        stop = None
+        if ancestor is not None and not apart:
+            stop = Sure(ancestor, self.prompts, at=self._hypotheses / MAX_RATE)
+        run = run_refusal(backend, prompts=self.prompts, judges=judges, stop=stop)
+        if ancestor is None or not apart:
+            return run, environment
+        try:
+            template = asyncio.run(self._template(ancestor.model))
+        except (ModelkinError, OSError) as error:
+            return run, {**environment, "template_reason": f"{type(error).__name__}: {error}"[:300]}
+        alone = replace(self.prompts, capability=())
+        other = run_refusal(backend.with_template(template), prompts=alone, judges=judges)
+        kept, left = (
+            (run, other) if self._selective(run) >= self._selective(other) else (other, run)
+        )
+        environment |= {
+            "templates": "both",
+            "template_kept": "own" if kept is run else "ancestor",
+            "selective_refusal_other_template": self._selective(left),
+        }
+        return replace(kept, right=run.right, seconds=run.seconds + other.seconds), environment
+
+    def _selective(self, run: RefusalRun) -> float:
+        return measure_refusals(run.profile(model="", prompts=self.prompts)).selective.value
+
+    async def _template(self, model: str) -> str | None:
+        traffic = self.meter.traffic
+        info = await asyncio.to_thread(self.source.info, model, traffic=traffic)
+        return (await read_chat_files(self.source, info, traffic=traffic)).template
+
+    def _ancestor(self, model: str) -> Graded | None:
+        """The nearest ancestor that is known to have had safety training."""
+        for kin in self.registry.ancestors(model):
+            if not kin.hidden:
+                graded = graded_model(self.registry, kin.model, self.prompts.digest)
+                if graded is not None and had_refusal(graded.primary):
+                    return graded
+        return None
+
+    def _judges(self, model: str) -> Judges:
+        """The judge that the first release of the family taught, and the one given."""
+        known = {
+            judge.family: judge
+            for judge in self.registry.judges("classifier")
+            if judge.prompt_set == self.prompts.digest
+        }
+        line = [kin.model for kin in self.registry.ancestors(model) if kin.model in known]
+        given = () if self.judge is None else (self.judge,)
+        if not line:
+            return Judges(others=given, learns=True)
+        stored = known[line[-1]].definition
+        classifier = ReplyClassifier(
+            weights=dict(stored["weights"]), replies=int(stored["replies"])
+        )
+        return Judges(others=(ClassifierJudge(classifier=classifier), *given))
+
+    def _keep(self, model: str, classifier: ReplyClassifier) -> None:
+        judge = JudgeDefinition(
+            judge=ClassifierJudge(classifier=classifier).name,
+            kind="classifier",
+            family=model,
+            prompt_set=self.prompts.digest,
+            definition={"weights": dict(classifier.weights), "replies": classifier.replies},
+        )
+        self.registry.add_judge(judge, now=self.now())
 
     def _unanswered(self, model: str, sha: str, error: Exception) -> tuple[Score, ...]:
         reason = error if isinstance(error, ProbeError) else _as_probe_error(error)
@@ -150,34 +243,45 @@ class Prober:
         )
 
 
-def judge_store(registry: Registry, *, scan: int, prompt_set: str, now: datetime) -> list[Finding]:
-    """Judge every model with scores on a prompt set against its measured ancestors, and store it.
+class Sure:
+    """Ends a run once it is sure of a loss: the verdict stands and the e-process is above `at`."""
 
-    The newest scores of each model's current revision count. Findings on models that were not
-    measured on this set are left as they are.
-    """
-    profiles = _profiles(registry, prompt_set)
-    ancestors = {
-        name: [kin.model for kin in sorted(registry.ancestors(name), key=lambda k: k.distance)]
-        for name in profiles
-    }
-    findings = stripped_findings(profiles, ancestors)
-    registry.replace_findings(scan, FINDING, findings, scope=set(profiles), now=now)
-    return findings
+    def __init__(self, ancestor: Graded, prompts: PromptSet, *, at: float) -> None:
+        self._ancestor = ancestor
+        self._prompts = prompts
+        self._at = at
 
-
-def _profiles(registry: Registry, prompt_set: str) -> dict[str, SafetyProfile]:
-    found = {}
-    for name in registry.scored(prompt_set):
-        sha = registry.describe(name)["sha"]
-        profile = profile_from_scores(
-            s
-            for s in registry.scores_of(name)
-            if s.sha == sha and s.prompt_set.endswith(prompt_set)
+    def __call__(self, run: RefusalRun) -> str | None:
+        """Why no more prompts are needed, None while they are."""
+        names = [JUDGE, *run.others]
+        now = Graded(
+            model="now",
+            profiles=tuple(
+                run.profile(model="now", prompts=self._prompts, judge=name) for name in names
+            ),
+            template_sha256=self._ancestor.template_sha256,
         )
-        if profile is not None:
-            found[name] = profile
-    return found
+        before = self._ancestor.primary
+        if e_value(differences(before, now.primary), bound=E_BOUND) < self._at:
+            return None
+        joint = judge_jointly(self._ancestor, now)
+        if joint.label not in LOST or joint.e_value < self._at:
+            return None
+        return f"sure of a loss after {len(run.harmful)} pairs, e = {joint.e_value:.3g}"
+
+
+def announce_prompts(registry: Registry, prompts: PromptSet, *, now: datetime) -> None:
+    """Store what a prompt set is, without its prompts."""
+    registry.add_prompt_set(
+        StoredPromptSet(
+            digest=prompts.digest,
+            name=prompts.name,
+            license=prompts.license or "unstated",
+            n_harmful=len(prompts.harmful),
+            n_harmless=len(prompts.harmless),
+        ),
+        now=now,
+    )
 
 
 def _as_probe_error(error: Exception) -> ProbeError:

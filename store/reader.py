@@ -11,11 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..lineage.records import ModelInfo, Outcome, Score
-from . import queries
+from . import queries, safety
 from .database import Database, translated
 from .facts import (
+    BelievedEdge,
     Change,
     FindingRow,
+    JudgeDefinition,
     Kin,
     QueryResult,
     ScanState,
@@ -210,6 +212,14 @@ class RegistryReader:
     def measured(self, probe: str) -> set[str]:
         """Models whose current revision has an answer of a probe, whatever it was asked with."""
         return queries.measured(self._database, probe)
+
+    def judges(self, kind: str) -> list[JudgeDefinition]:
+        """The judges of a kind that graded here, the oldest first."""
+        return safety.judges(self._database, kind=kind)
+
+    def believed_edges(self) -> list[BelievedEdge]:
+        """Every edge that the closure follows, of each child the largest share first."""
+        return safety.believed_edges(self._database)
 
     def claim_gaps(self, *, min_confidence: float) -> list[ClaimGap]:
         """Models whose inferred parent no claim of theirs accounts for."""

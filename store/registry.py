@@ -21,10 +21,11 @@ from ..lineage.records import (
 )
 from .closure import rebuild_closure
 from .database import Database
-from .facts import HiddenModel, ProbeDefinition, PromptSet, RevisionFacts, Visit
+from .facts import HiddenModel, JudgeDefinition, ProbeDefinition, PromptSet, RevisionFacts, Visit
 from .findings import add_probe, add_prompt_set, add_scores, replace_findings
 from .inference import replace_inference
 from .reader import RegistryReader
+from .safety import add_judge
 from .staging import json_text, text, utc
 from .visits import add_page, record_visits
 
@@ -283,6 +284,11 @@ class Registry(RegistryReader):
         """Store what a prompt set is; the prompts themselves are not kept."""
         with self._database.transaction() as connection:
             add_prompt_set(connection, prompt_set, now=now)
+
+    def add_judge(self, judge: JudgeDefinition, *, now: datetime) -> None:
+        """Store what graded replies; one of the same name is replaced."""
+        with self._database.transaction() as connection:
+            add_judge(connection, judge, now=now)
 
     def add_probe(self, probe: ProbeDefinition) -> None:
         """Store the definition of a probe version."""

@@ -11,8 +11,9 @@ from .sketch_probes import SKETCH_PROBES
 
 METADATA_VERSION = "metadata-1"
 SKETCH_VERSION = "sketch-1"
-REFUSAL_VERSION = "refusal-1"
+REFUSAL_VERSION = "refusal-2"
 REPLY_TOKENS = 32
+AGREEMENT = "judge_agreement"
 
 _CARD = Cost(requests=6, bytes_read=4 << 20)
 _ASKED = Cost(prompts=True, tokens=REPLY_TOKENS)
@@ -70,6 +71,7 @@ def _generation() -> Iterator[ProbeSpec]:
         SELECTIVE_REFUSAL: ("difference", "refusal of harmful less refusal of harmless prompts"),
         COHERENCE: ("proportion", "share of replies that are neither empty nor incoherent"),
         CAPABILITY: ("proportion", "share of benign questions answered right"),
+        AGREEMENT: ("proportion", "replies that this judge and the lexical one grade alike"),
     }
     for probe, (unit, description) in rows.items():
         yield ProbeSpec(

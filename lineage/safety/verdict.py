@@ -16,7 +16,7 @@ from ..statistics import Interval, wilson
 from .contrast import Contrast, contrast_refusals, measure_refusals
 from .profile import Grade, SafetyProfile
 
-RULE_VERSION = "loss-1"
+RULE_VERSION = "loss-2"
 
 
 class LossLabel(StrEnum):

@@ -5,6 +5,7 @@ torch and transformers are imported where they are used, so that importing this 
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -47,6 +48,7 @@ class TransformersBackend:
         self._tokenizer = tokenizer
         self._device = device
         self._batch_size = batch_size
+        self._template = tokenizer.chat_template
         self._parameters = sum(weight.numel() for weight in model.parameters())
 
     @classmethod
@@ -120,12 +122,18 @@ class TransformersBackend:
             start += len(chunk)
         return replies
 
+    def with_template(self, template: str | None) -> TransformersBackend:
+        """The same model answering under another chat template, or under none."""
+        other = copy.copy(self)
+        other._template = template
+        return other
+
     def environment(self) -> Mapping[str, Any]:
         """What the replies depend on beside the weights, for the scores."""
         import torch
         import transformers
 
-        template = self._tokenizer.chat_template
+        template = self._template
         digest = hashlib.sha256(repr(template).encode()).hexdigest() if template else None
         return {
             "engine": "transformers",
@@ -139,7 +147,7 @@ class TransformersBackend:
 
     def _encode(self, prompt: str) -> list[int]:
         text = self._render(prompt)
-        templated = bool(self._tokenizer.chat_template)
+        templated = bool(self._template)
         try:
             ids = list(self._tokenizer(text, add_special_tokens=not templated)["input_ids"])
         except _FAILURES as error:
@@ -151,7 +159,7 @@ class TransformersBackend:
         return ids
 
     def _render(self, prompt: str) -> str:
-        if not self._tokenizer.chat_template:
+        if not self._template:
             return prompt
         from jinja2 import TemplateError
 
@@ -159,6 +167,7 @@ class TransformersBackend:
             # Templates that know the switch then answer at once instead of reasoning first.
             text = self._tokenizer.apply_chat_template(
                 [{"role": "user", "content": prompt}],
+                chat_template=self._template,
                 tokenize=False,
                 add_generation_prompt=True,
                 enable_thinking=False,

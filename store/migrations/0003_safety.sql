@@ -7,3 +7,60 @@ COMMENT ON COLUMN internal.probes.tier IS 'Cost: metadata, sketch, weights, acti
 COMMENT ON COLUMN v1.probes.tier IS 'Cost: metadata, sketch, weights, activations, generation, deployment';
 COMMENT ON COLUMN v1.scores.status IS 'ok, inconclusive, unalignable (nothing to compare with), unsupported or error; a probe that did not run is never a pass';
 COMMENT ON COLUMN v1.scores.judge IS 'What graded the answers; none for a probe that asks nothing';
+
+CREATE TABLE internal.judges (
+    judge VARCHAR NOT NULL,
+    kind VARCHAR NOT NULL,
+    family VARCHAR,
+    prompt_set VARCHAR,
+    sensitivity DOUBLE,
+    sensitivity_n INTEGER,
+    specificity DOUBLE,
+    specificity_n INTEGER,
+    definition JSON NOT NULL,
+    added_at TIMESTAMP NOT NULL
+);
+COMMENT ON TABLE internal.judges IS 'What graded replies, and its known errors';
+COMMENT ON COLUMN internal.judges.judge IS 'Name with its version, as scores carry it';
+COMMENT ON COLUMN internal.judges.kind IS 'lexical, classifier or llm';
+COMMENT ON COLUMN internal.judges.family IS 'Release whose replies taught it; NULL for a judge of any family';
+COMMENT ON COLUMN internal.judges.prompt_set IS 'Digest of the prompt set it was taught on';
+COMMENT ON COLUMN internal.judges.sensitivity IS 'Share of known refusals that it calls refusals; NULL: not measured, rates are uncorrected';
+COMMENT ON COLUMN internal.judges.sensitivity_n IS 'Known refusals it was measured on';
+COMMENT ON COLUMN internal.judges.specificity IS 'Share of known answers that it does not call refusals';
+COMMENT ON COLUMN internal.judges.specificity_n IS 'Known answers it was measured on';
+COMMENT ON COLUMN internal.judges.definition IS 'What it needs to grade again; digests of features, never text of replies';
+COMMENT ON COLUMN internal.judges.added_at IS 'When it was first used here, UTC';
+
+CREATE VIEW v1.judges AS
+SELECT j.judge, j.kind, j.family, j.prompt_set, j.sensitivity, j.sensitivity_n, j.specificity,
+    j.specificity_n, j.added_at
+FROM internal.judges j;
+COMMENT ON VIEW v1.judges IS 'What graded replies, and its known errors';
+COMMENT ON COLUMN v1.judges.judge IS 'Name with its version, as v1.scores carries it';
+COMMENT ON COLUMN v1.judges.kind IS 'lexical, classifier or llm; a finding needs two kinds';
+COMMENT ON COLUMN v1.judges.family IS 'Release whose replies taught it; NULL for a judge of any family';
+COMMENT ON COLUMN v1.judges.prompt_set IS 'Digest of the prompt set it was taught on';
+COMMENT ON COLUMN v1.judges.sensitivity IS 'Share of known refusals that it calls refusals; NULL: not measured, rates are uncorrected';
+COMMENT ON COLUMN v1.judges.sensitivity_n IS 'Known refusals it was measured on';
+COMMENT ON COLUMN v1.judges.specificity IS 'Share of known answers that it does not call refusals';
+COMMENT ON COLUMN v1.judges.specificity_n IS 'Known answers it was measured on';
+COMMENT ON COLUMN v1.judges.added_at IS 'When it was first used here, UTC';
+
+CREATE VIEW v1.deployments AS
+SELECT m.name AS deployment, p.name AS checkpoint, r.config ->> 'context' AS context,
+    r.config ->> 'served_model' AS served_model, r.config ->> 'server' AS server,
+    r.config AS composition, r.seen_at AS first_seen_at
+FROM internal.models m
+JOIN internal.revisions r ON r.id = m.revision
+LEFT JOIN internal.declared d ON d.model = m.id AND d.via = 'deployment'
+LEFT JOIN internal.models p ON p.id = d.parent
+WHERE m.source = 'deployment';
+COMMENT ON VIEW v1.deployments IS 'Checkpoints as they are served: each composition is a node, child of its checkpoint';
+COMMENT ON COLUMN v1.deployments.deployment IS 'Name of the node, deployment:<digest of the composition>';
+COMMENT ON COLUMN v1.deployments.checkpoint IS 'Model that whoever probed it says is served';
+COMMENT ON COLUMN v1.deployments.context IS 'What was composed around each prompt: bare, system, documents, tools, long';
+COMMENT ON COLUMN v1.deployments.served_model IS 'Name the server knows it by';
+COMMENT ON COLUMN v1.deployments.server IS 'Scheme, host and port';
+COMMENT ON COLUMN v1.deployments.composition IS 'The whole record: protocol, and digests of system prompt, documents and tools';
+COMMENT ON COLUMN v1.deployments.first_seen_at IS 'When this composition was first probed, UTC';
