@@ -13,10 +13,11 @@ from ..lineage.safety.protocol import Tier
 from ..scanners.limits import Meter
 from ..scanners.planning import plan_probes, total
 from ..scanners.probe_run import ProbeRun
+from ..scanners.probes.endpoint_backend import Api
 from ..scanners.probes.prompt_sets import PromptSet
 from ..store import Registry
 from ..store.lock import scan_lock
-from . import options
+from . import options, serving
 from .interrupts import Interrupts
 from .mapping import load_prompts
 from .opening import open_source, utc_now
@@ -24,9 +25,9 @@ from .output import console, emit, emit_ids, say
 from .progress import Watch
 from .severity import worst_at_least
 
-COLUMNS = ("model", "probe", "value", "ci_low", "ci_high", "n", "status")
+COLUMNS = ("model", "probe", "judge", "value", "ci_low", "ci_high", "n", "status")
 PLAN_COLUMNS = ("model", "probe", "runs", "why", "requests", "bytes_read", "tokens")
-TIERS = (Tier.METADATA, Tier.SKETCH, Tier.GENERATION)
+TIERS = (Tier.METADATA, Tier.SKETCH, Tier.GENERATION, Tier.DEPLOYMENT)
 
 
 @click.command("probe")
@@ -52,6 +53,8 @@ TIERS = (Tier.METADATA, Tier.SKETCH, Tier.GENERATION)
     help="Largest model that is downloaded to be probed.",
 )
 @options.device
+@serving.server
+@serving.judge
 @options.fail_on
 @options.data
 @click.pass_context
@@ -66,6 +69,14 @@ def probe_command(
     endpoint: str,
     max_model_bytes: int,
     device: Device,
+    server: str | None,
+    served_model: str | None,
+    api: Api,
+    contexts: tuple[str, ...],
+    system: Path | None,
+    max_calls: int | None,
+    judge_server: str | None,
+    judge_model: str | None,
     fail_on: str | None,
     store: Path,
     output_format: str,
@@ -73,7 +84,8 @@ def probe_command(
 ) -> None:
     """Put the safety probes of a tier to MODELs, or to every sketched model of the source.
 
-    After generation, all that have scores are judged against their ancestors.
+    After generation, all that have scores are judged against their ancestors. The tier
+    `deployment` takes one MODEL, the checkpoint that a server answers with.
     """
     asked, level = load_prompts(prompts), Tier(tier)
     if plan:
@@ -83,6 +95,14 @@ def probe_command(
             show_plan(registry, wanted, tier=level, prompts=asked, output_format=output_format)
         return
     interrupts = Interrupts()
+    judge = serving.open_judge(judge_server, judge_model, interrupts=interrupts)
+    backend = None
+    if level is Tier.DEPLOYMENT:
+        backend = serving.open_server(
+            server, served_model, api=api, max_calls=max_calls, interrupts=interrupts
+        )
+        if len(models) != 1:
+            raise click.UsageError("--tier deployment takes one MODEL: the checkpoint served")
     with (
         interrupts.watching(),
         open_source(source, endpoint=endpoint, interrupts=interrupts) as place,
@@ -101,10 +121,16 @@ def probe_command(
                 now=utc_now,
                 device=device,
                 max_bytes=max_model_bytes,
+                judge=judge,
                 progress=watch,
                 meter=Meter(interrupted=interrupts.stopped),
             )
-            report = run.run(scan, level, names)
+            if backend is not None:
+                composed = serving.chosen_contexts(contexts, system)
+                report = run.serve(scan, names[0], backend, composed)
+                names = list(report.names)
+            else:
+                report = run.run(scan, level, names)
         status = "interrupted" if interrupts.stopped() else "done"
         registry.finish_scan(scan, status=status, now=utc_now())
         show_scores(registry, names, tier=level, asked=asked, form=(output_format, quiet))
@@ -149,12 +175,12 @@ def show_scores(
     if quiet:
         emit_ids(names)
         return
-    wanted = {spec.probe for spec in probes_of(tier)}
+    asks = tier in (Tier.GENERATION, Tier.DEPLOYMENT)
+    wanted = {spec.probe for spec in probes_of(Tier.GENERATION if asks else tier)}
     rows = [
         {**{column: getattr(score, column) for column in COLUMNS}, "detail": score.environment}
         for name in names
         for score in registry.scores_of(name)
-        if score.probe in wanted
-        and (tier is not Tier.GENERATION or score.prompt_set.endswith(asked.digest))
+        if score.probe in wanted and (not asks or score.prompt_set.endswith(asked.digest))
     ]
     emit(rows, output_format=output_format, columns=COLUMNS)

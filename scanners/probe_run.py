@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from ..lineage.safety.protocol import Tier
 from ..store.registry import Registry
 from .limits import Meter
+from .probes.contexts import Context
+from .probes.deployments import DeploymentProber
+from .probes.endpoint_backend import EndpointBackend
+from .probes.judging import Judge
 from .probes.metadata import MetadataProber
 from .probes.prompt_sets import PromptSet
 from .probes.sketches import SketchProber
-from .probing import MAX_MODEL_BYTES, Prober
+from .probing import MAX_MODEL_BYTES, Prober, announce_prompts, family_judges
 from .progress import Progress, Silence
 from .report import ProbeReport
 from .sources.base import Source
+from .verdicts import judge_store
 
 
 @dataclass(slots=True, kw_only=True)
@@ -31,6 +36,7 @@ class ProbeRun:
     now: Callable[[], datetime]
     device: str = "auto"
     max_bytes: int = MAX_MODEL_BYTES
+    judge: Judge | None = None
     progress: Progress = field(default_factory=Silence)
     meter: Meter = field(default_factory=Meter)
 
@@ -43,6 +49,28 @@ class ProbeRun:
         """
         prober = self._prober(tier)
         return prober.run(scan, models)
+
+    def serve(
+        self, scan: int, checkpoint: str, backend: EndpointBackend, contexts: Sequence[Context]
+    ) -> ProbeReport:
+        """Probe a checkpoint behind a server, once a context, and judge what has scores."""
+        announce_prompts(self.registry, self.prompts, now=self.now())
+        line = [checkpoint, *(kin.model for kin in self.registry.ancestors(checkpoint))]
+        given = () if self.judge is None else (self.judge,)
+        judges = family_judges(self.registry, line, prompt_set=self.prompts.digest, given=given)
+        prober = DeploymentProber(
+            registry=self.registry,
+            backend=backend,
+            prompts=self.prompts,
+            now=self.now,
+            judges=replace(judges, learns=False),
+            progress=self.progress,
+        )
+        report = prober.run(scan, checkpoint, contexts)
+        findings = judge_store(
+            self.registry, scan=scan, prompt_set=self.prompts.digest, now=self.now()
+        )
+        return replace(report, findings=tuple(findings))
 
     def _prober(self, tier: Tier) -> MetadataProber | SketchProber | Prober:
         match tier:
@@ -66,6 +94,7 @@ class ProbeRun:
                     now=self.now,
                     device=self.device,
                     max_bytes=self.max_bytes,
+                    judge=self.judge,
                     progress=self.progress,
                     meter=self.meter,
                 )

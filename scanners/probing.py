@@ -155,7 +155,9 @@ class Prober:
         except ProbeError as error:
             return self._unanswered(model, sha, error)
         if run.learned is not None:
-            self._keep(model, run.learned)
+            keep_classifier(
+                self.registry, run.learned, family=model, prompts=self.prompts, now=self.now()
+            )
         about = About(
             model=model, sha=sha, prompts=self.prompts, now=self.now(), environment=environment
         )
@@ -210,37 +212,57 @@ class Prober:
         return None
 
     def _judges(self, model: str) -> Judges:
-        """The judge that the first release of the family taught, and the one given."""
-        known = {
-            judge.family: judge
-            for judge in self.registry.judges("classifier")
-            if judge.prompt_set == self.prompts.digest
-        }
-        line = [kin.model for kin in self.registry.ancestors(model) if kin.model in known]
+        line = [kin.model for kin in self.registry.ancestors(model)]
         given = () if self.judge is None else (self.judge,)
-        if not line:
-            return Judges(others=given, learns=True)
-        stored = known[line[-1]].definition
-        classifier = ReplyClassifier(
-            weights=dict(stored["weights"]), replies=int(stored["replies"])
-        )
-        return Judges(others=(ClassifierJudge(classifier=classifier), *given))
-
-    def _keep(self, model: str, classifier: ReplyClassifier) -> None:
-        judge = JudgeDefinition(
-            judge=ClassifierJudge(classifier=classifier).name,
-            kind="classifier",
-            family=model,
-            prompt_set=self.prompts.digest,
-            definition={"weights": dict(classifier.weights), "replies": classifier.replies},
-        )
-        self.registry.add_judge(judge, now=self.now())
+        return family_judges(self.registry, line, prompt_set=self.prompts.digest, given=given)
 
     def _unanswered(self, model: str, sha: str, error: Exception) -> tuple[Score, ...]:
         reason = error if isinstance(error, ProbeError) else _as_probe_error(error)
         return unanswered_scores(
             error=reason, model=model, sha=sha, prompts=self.prompts, now=self.now(), environment={}
         )
+
+
+def family_judges(
+    registry: Registry, line: Sequence[str], *, prompt_set: str, given: tuple[Judge, ...] = ()
+) -> Judges:
+    """The judge that the first refusing release of a line taught, and those given.
+
+    Parameters
+    ----------
+    line : models, nearest first; the furthest that taught a judge is taken, so that all of a
+        family are graded alike.
+    """
+    known = {
+        judge.family: judge
+        for judge in registry.judges("classifier")
+        if judge.prompt_set == prompt_set
+    }
+    taught = [name for name in line if name in known]
+    if not taught:
+        return Judges(others=given, learns=True)
+    stored = known[taught[-1]].definition
+    classifier = ReplyClassifier(weights=dict(stored["weights"]), replies=int(stored["replies"]))
+    return Judges(others=(ClassifierJudge(classifier=classifier), *given))
+
+
+def keep_classifier(
+    registry: Registry,
+    classifier: ReplyClassifier,
+    *,
+    family: str,
+    prompts: PromptSet,
+    now: datetime,
+) -> None:
+    """Store the judge that a family's release taught; it holds digests and no words."""
+    judge = JudgeDefinition(
+        judge=ClassifierJudge(classifier=classifier).name,
+        kind="classifier",
+        family=family,
+        prompt_set=prompts.digest,
+        definition={"weights": dict(classifier.weights), "replies": classifier.replies},
+    )
+    registry.add_judge(judge, now=now)
 
 
 class Sure:

@@ -14,12 +14,16 @@ from ..store.registry import Registry
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeReport:
-    """How many models were probed, which were already, and why the rest were not."""
+    """How many models were probed, which were already, and why the rest were not.
+
+    `names` are the nodes measured where they are not those asked for (deployments).
+    """
 
     probed: int
     unchanged: int
     failed: Mapping[str, str]
     findings: tuple[Finding, ...] = ()
+    names: tuple[str, ...] = ()
 
     @property
     def coverage(self) -> float:

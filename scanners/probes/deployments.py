@@ -20,7 +20,7 @@ from .contexts import Context
 from .endpoint_backend import EndpointBackend
 from .judging import Judges
 from .prompt_sets import PromptSet
-from .refusal import probe_refusal
+from .refusal import probe_refusal, unanswered_scores
 
 SOURCE: Final = "deployment"
 
@@ -69,24 +69,21 @@ class DeploymentProber:
         announce(self.registry, Tier.GENERATION)
         self.progress.stage("probe deployment", len(contexts))
         failed: dict[str, str] = {}
+        names = []
         for one in contexts:
             backend = replace(self.backend, context=one)
             deployment = self._deployment(checkpoint, backend)
             self._record(scan, deployment)
+            names.append(deployment.name)
             scores = self._ask(deployment, backend)
             self.registry.add_scores(scan, scores)
             bad = next((score for score in scores if score.status != "ok"), None)
             if bad is not None:
                 failed[deployment.name] = str(bad.environment.get("reason", bad.status))
             self.progress.step(one.name)
-        return ProbeReport(probed=len(contexts) - len(failed), unchanged=0, failed=failed)
-
-    def nodes(self, checkpoint: str, contexts: Sequence[Context]) -> list[str]:
-        """The nodes that `run` measures, in the order of the contexts."""
-        return [
-            self._deployment(checkpoint, replace(self.backend, context=one)).name
-            for one in contexts
-        ]
+        return ProbeReport(
+            probed=len(names) - len(failed), unchanged=0, failed=failed, names=tuple(names)
+        )
 
     def _deployment(self, checkpoint: str, backend: EndpointBackend) -> Deployment:
         sha = self.registry.describe(checkpoint)["sha"]
@@ -132,8 +129,6 @@ class DeploymentProber:
                 judges=self.judges,
             )
         except BudgetExceeded as error:
-            from .refusal import unanswered_scores
-
             return unanswered_scores(
                 error=ProbeError(f"not probed: {error}"),
                 model=deployment.name,

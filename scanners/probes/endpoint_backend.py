@@ -76,9 +76,8 @@ class EndpointBackend:
     def __post_init__(self) -> None:
         place = URL(self.url)
         if place.scheme not in ("http", "https") or not place.host or place.user:
-            raise ProbeError(
-                f"{place.with_user(None)}: a server is http(s)://HOST/..., no password"
-            )
+            # The address itself is not repeated: a password may stand in it.
+            raise ProbeError("a server's address is http(s)://HOST/..., without user and password")
 
     @property
     def origin(self) -> str:
@@ -212,7 +211,10 @@ def parse_stream(data: bytes, *, api: Api) -> str:
             ended = True
             break
         try:
-            choice = json.loads(event)["choices"][0]
+            choices = json.loads(event)["choices"]
+            if choices == []:
+                continue  # the last event of some servers tells the usage alone
+            choice = choices[0]
         except (ValueError, RecursionError, LookupError, TypeError) as error:
             raise TransientError("an event of the stream is no JSON with a choice") from error
         parts.append(_reply_of(choice, api=api, key="delta"))

@@ -134,13 +134,13 @@ def test_intact_descendants_are_never_found(seed: int) -> None:
         return model(name, letters, over)
 
     profiles = {"chat": draw("chat", 0.95)}
-    for i in range(150):
+    for i in range(60):
         profiles[f"kept{i}"] = draw(f"kept{i}", 0.95)
         profiles[f"gone{i}"] = draw(f"gone{i}", 0.10)
     lines = {name: ["chat"] for name in profiles if name != "chat"}
     found = {f.model for f in stripped_findings(profiles, Lineage(ancestors=lines))}
     assert {name for name in found if name.startswith("kept")} == set()
-    assert len(found) >= 149
+    assert len(found) >= 59
 
 
 def labels(*models: Graded) -> dict[str, LossLabel]:
