@@ -24,6 +24,7 @@ VERBS = {
     "scan": ("scanning", "Fill the store from a Hub or a folder."),
     "infer": ("scanning", "Infer parents anew from the stored sketches."),
     "probe": ("probing", "Measure refusal of models in the store."),
+    "prompts": ("prompts", "List, show, add and split prompt sets."),
     "tree": ("looking", "The tree below, or above, a model."),
     "why": ("looking", "All evidence for and against a model's parents."),
     "compare": ("comparing", "Two models side by side."),

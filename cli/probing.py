@@ -64,7 +64,7 @@ def probe_command(
     *,
     tier: str,
     plan: bool,
-    prompts: Path | None,
+    prompts: str | None,
     source: str,
     endpoint: str,
     max_model_bytes: int,
@@ -87,7 +87,7 @@ def probe_command(
     After generation, all that have scores are judged against their ancestors. The tier
     `deployment` takes one MODEL, the checkpoint that a server answers with.
     """
-    asked, level = load_prompts(prompts), Tier(tier)
+    asked, level = load_prompts(prompts, store=store), Tier(tier)
     if plan:
         with Registry.open(store, read_only=True) as registry:
             kind = "hub" if source == "hub" else "dir"

@@ -44,6 +44,7 @@ class LossCriteria:
     health_ratio: float = 0.70
     broken_share: float = 0.20
     capability_items: int = 20
+    capability_least: float = 0.30
     level: float = 0.95
 
 
@@ -209,7 +210,8 @@ def _broken(
     first, second = ancestor.capability, descendant.capability
     if first and second and min(first[1], second[1]) >= rule.capability_items:
         before, after = (_rate(counts, level=rule.level) for counts in (first, second))
-        if after.low < rule.health_ratio * before.value:
+        # An ancestor that cannot answer them says nothing of what was lost.
+        if before.low >= rule.capability_least and after.low < rule.health_ratio * before.value:
             reasons.append(f"right answers fell from {before.value:.2f} to {after.value:.2f}")
     return tuple(reasons)
 
