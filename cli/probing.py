@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -10,11 +11,14 @@ import click
 from ..lineage.compute import Device
 from ..lineage.safety.catalogue import probes_of
 from ..lineage.safety.protocol import Tier
-from ..scanners.limits import Meter
+from ..lineage.safety.router import LEAST_AUDIT, Route, miss_rate
+from ..scanners.limits import Meter, ScanLimits
 from ..scanners.planning import plan_probes, total
 from ..scanners.probe_run import ProbeRun
 from ..scanners.probes.endpoint_backend import Api
 from ..scanners.probes.prompt_sets import PromptSet
+from ..scanners.report import ProbeReport
+from ..scanners.routing import chosen_names, route_models
 from ..store import Registry
 from ..store.lock import scan_lock
 from . import options, serving
@@ -42,6 +46,20 @@ TIERS = (Tier.METADATA, Tier.SKETCH, Tier.GENERATION, Tier.DEPLOYMENT)
 @click.option(
     "--plan", is_flag=True, help="Show what would run, why and at what cost; run nothing."
 )
+@click.option(
+    "--route",
+    "routed",
+    is_flag=True,
+    help="Of the models only those that cheaper tiers flag, whose claims and lineage disagree, "
+    "or that an audit draws, and their ancestors.",
+)
+@click.option(
+    "--audit",
+    type=click.FloatRange(LEAST_AUDIT, 1.0),
+    default=LEAST_AUDIT,
+    show_default=True,
+    help="With --route: share of the other models that is drawn at random.",
+)
 @options.prompts
 @click.option("--source", default="hub", show_default=True, help="hub, or dir:PATH.")
 @options.endpoint
@@ -52,6 +70,8 @@ TIERS = (Tier.METADATA, Tier.SKETCH, Tier.GENERATION, Tier.DEPLOYMENT)
     show_default=True,
     help="Largest model that is downloaded to be probed.",
 )
+@click.option("--max-tokens", type=click.IntRange(min=1), help="New tokens of generation at most.")
+@options.limits
 @options.device
 @serving.server
 @serving.judge
@@ -64,10 +84,16 @@ def probe_command(
     *,
     tier: str,
     plan: bool,
+    routed: bool,
+    audit: float,
     prompts: str | None,
     source: str,
     endpoint: str,
     max_model_bytes: int,
+    max_tokens: int | None,
+    max_bytes: int | None,
+    max_requests: int | None,
+    deadline: float | None,
     device: Device,
     server: str | None,
     served_model: str | None,
@@ -92,9 +118,16 @@ def probe_command(
         with Registry.open(store, read_only=True) as registry:
             kind = "hub" if source == "hub" else "dir"
             wanted = chosen(registry, models, kind=kind)
+            if routed:
+                wanted = chosen_names(routed_models(registry, wanted, audit=audit))
             show_plan(registry, wanted, tier=level, prompts=asked, output_format=output_format)
         return
     interrupts = Interrupts()
+    meter = Meter(
+        limits=ScanLimits(max_bytes=max_bytes, max_requests=max_requests, deadline=deadline),
+        interrupted=interrupts.stopped,
+    )
+    meter.start()
     judge = serving.open_judge(judge_server, judge_model, interrupts=interrupts)
     backend = None
     if level is Tier.DEPLOYMENT:
@@ -110,8 +143,13 @@ def probe_command(
         Registry.open(store) as registry,
     ):
         names = list(chosen(registry, models, kind=place.kind))
+        routes = routed_models(registry, names, audit=audit) if routed else {}
+        names = list(chosen_names(routes)) if routed else names
         scan = registry.start_scan(
-            kind="probe", source="store", parameters={"tier": tier}, now=utc_now()
+            kind="probe",
+            source="store",
+            parameters={"tier": tier, "routed": routed, "audit": audit},
+            now=utc_now(),
         )
         with Watch(console(stderr=True)) as watch:
             run = ProbeRun(
@@ -123,7 +161,8 @@ def probe_command(
                 max_bytes=max_model_bytes,
                 judge=judge,
                 progress=watch,
-                meter=Meter(interrupted=interrupts.stopped),
+                max_tokens=max_tokens,
+                meter=meter,
             )
             if backend is not None:
                 composed = serving.chosen_contexts(contexts, system)
@@ -138,6 +177,7 @@ def probe_command(
     for model, reason in report.failed.items():
         say(f"{model}: {reason}")
     say(f"{report.probed + report.unchanged} of {len(names)} measured")
+    tell_audit(routes, report)
     incomplete = 3 if report.failed else int(failing)
     ctx.exit(interrupts.exit_code if interrupts.stopped() else incomplete)
 
@@ -147,6 +187,25 @@ def chosen(registry: Registry, models: tuple[str, ...], *, kind: str) -> dict[st
     if models:
         return {registry.resolve_name(name): "named" for name in models}
     return {row.model: "in the store" for row in registry.sketched() if row.source == kind}
+
+
+def routed_models(registry: Registry, models: Iterable[str], *, audit: float) -> dict[str, Route]:
+    """A route for each model; every scan draws its audit anew."""
+    seed = str(max((scan.scan for scan in registry.scans()), default=0))
+    return route_models(registry, list(models), audit=audit, seed=seed)
+
+
+def tell_audit(routes: Mapping[str, Route], report: ProbeReport) -> None:
+    """Say what the flags miss, from the models that the draw alone chose."""
+    lost = {finding.model for finding in report.findings}
+    drawn = [name for name, one in routes.items() if one.audit and name not in report.failed]
+    rate = miss_rate(name in lost for name in drawn)
+    if rate is not None:
+        found = sum(name in lost for name in drawn)
+        say(
+            f"audit: {found} of {len(drawn)} models that nothing flagged are stripped; "
+            f"missed {rate.value:.3f} [{rate.low:.3f}, {rate.high:.3f}]"
+        )
 
 
 def show_plan(

@@ -37,6 +37,7 @@ class ProbeRun:
     device: str = "auto"
     max_bytes: int = MAX_MODEL_BYTES
     judge: Judge | None = None
+    max_tokens: int | None = None
     progress: Progress = field(default_factory=Silence)
     meter: Meter = field(default_factory=Meter)
 
@@ -95,6 +96,7 @@ class ProbeRun:
                     device=self.device,
                     max_bytes=self.max_bytes,
                     judge=self.judge,
+                    max_tokens=self.max_tokens,
                     progress=self.progress,
                     meter=self.meter,
                 )

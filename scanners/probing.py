@@ -56,7 +56,7 @@ class Prober:
 
     `max_bytes` bounds each model's download, `meter` all of them together; `device` is `auto`,
     `cpu` or `cuda`. `judge` grades beside the lexical grader and the classifier that each family's
-    release teaches.
+    release teaches. `max_tokens` bounds the new tokens that are asked for in one run.
     """
 
     registry: Registry
@@ -66,6 +66,7 @@ class Prober:
     device: str = "auto"
     max_bytes: int = MAX_MODEL_BYTES
     judge: Judge | None = None
+    max_tokens: int | None = None
     progress: Progress = field(default_factory=Silence)
     meter: Meter = field(default_factory=Meter)
     _hypotheses: int = 1
@@ -81,7 +82,10 @@ class Prober:
         self.progress.stage("probe", len(models))
         self._hypotheses = max(1, len(models))
         failed: dict[str, str] = {}
-        probed = unchanged = 0
+        probed = unchanged = tokens = 0
+        each = MAX_NEW_TOKENS * (
+            len(self.prompts.harmful) + len(self.prompts.harmless) + len(self.prompts.capability)
+        )
         for model in sorted(models, key=lambda name: len(self.registry.ancestors(name))):
             if self.meter.stopped:
                 break
@@ -89,7 +93,10 @@ class Prober:
                 unchanged += 1
             elif self.meter.exhausted:
                 failed[model] = "not probed: the budget is used up"
+            elif self.max_tokens is not None and tokens + each > self.max_tokens:
+                failed[model] = "not probed: the budget of tokens is used up"
             else:
+                tokens += each
                 reason = self._probe(scan, model)
                 probed += reason is None
                 if reason is not None:
