@@ -29,6 +29,7 @@ VERBS = {
     "why": ("looking", "All evidence for and against a model's parents."),
     "compare": ("comparing", "Two models side by side."),
     "stripped": ("looking", "Descendants that lost what an ancestor had."),
+    "survival": ("surviving", "What of a release outlived what was done to it."),
     "sql": ("querying", "Run one read-only query on the store."),
     "status": ("querying", "Last scan, coverage and backlog."),
     "demo": ("demo", "Map a release of the shipped ecosystem, offline."),

@@ -221,6 +221,10 @@ class RegistryReader:
         """Every edge that the closure follows, of each child the largest share first."""
         return safety.believed_edges(self._database)
 
+    def survival(self, model: str, *, probe: str, judge: str = "lexical") -> list[dict[str, Any]]:
+        """What descendants of a model retained of a probe: the macro `survival`, by one judge."""
+        return safety.survival(self._database, model, probe=probe, judge=judge)
+
     def claim_gaps(self, *, min_confidence: float) -> list[ClaimGap]:
         """Models whose inferred parent no claim of theirs accounts for."""
         return claim_gaps(self._database, min_confidence=min_confidence)

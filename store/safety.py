@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from datetime import datetime
+from typing import Any
 
 import duckdb
 
 from .database import Database
 from .facts import BelievedEdge, JudgeDefinition
+from .names import find_id, name_of
 from .staging import json_text, utc
 
 _FIELDS = "judge, kind, family, prompt_set, sensitivity, sensitivity_n, specificity, specificity_n"
@@ -60,3 +62,16 @@ def believed_edges(database: Database) -> list[BelievedEdge]:
     for record in found:
         record["detail"] = json.loads(record["detail"]) if record["detail"] else {}
     return [BelievedEdge(**record) for record in found]
+
+
+def survival(database: Database, name: str, *, probe: str, judge: str) -> list[dict[str, Any]]:
+    """The rows of the macro `survival` by one judge, on the prompt set most models share."""
+    found = database.records(
+        "WITH rows AS (SELECT * FROM v1.survival($name, $probe) WHERE judge = $judge "
+        "AND ancestor_value IS NOT NULL), "
+        "sets AS (SELECT prompt_set FROM rows GROUP BY prompt_set ORDER BY count(*) DESC, "
+        "prompt_set LIMIT 1) "
+        "SELECT r.* FROM rows r SEMI JOIN sets s ON s.prompt_set = r.prompt_set ORDER BY r.model",
+        {"name": name_of(database, find_id(database, name)), "probe": probe, "judge": judge},
+    )
+    return found

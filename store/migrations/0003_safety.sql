@@ -64,3 +64,38 @@ COMMENT ON COLUMN v1.deployments.served_model IS 'Name the server knows it by';
 COMMENT ON COLUMN v1.deployments.server IS 'Scheme, host and port';
 COMMENT ON COLUMN v1.deployments.composition IS 'The whole record: protocol, and digests of system prompt, documents and tools';
 COMMENT ON COLUMN v1.deployments.first_seen_at IS 'When this composition was first probed, UTC';
+
+-- The same rows with four more columns at the end.
+CREATE OR REPLACE MACRO v1.survival(model, probe) AS TABLE
+WITH kin AS (
+    SELECT k.descendant AS id, k.distance, k.confidence FROM internal.closure k
+    WHERE k.ancestor = internal.model_id(model)
+), latest AS (
+    SELECT s.* FROM internal.scores s
+    WHERE s.probe = probe AND s.status = 'ok'
+    QUALIFY row_number() OVER (
+        PARTITION BY s.model, s.prompt_set, s.judge ORDER BY s.scored_at DESC, s.probe_version DESC
+    ) = 1
+), doses AS (
+    SELECT d.model, arg_max(d.value, d.scored_at) AS dose FROM internal.scores d
+    WHERE d.probe = 'delta_size' AND d.status = 'ok' GROUP BY d.model
+), nearest AS (
+    SELECT e.child, arg_max(e.relation, e.confidence) AS relation,
+        arg_max(e.detail, e.confidence) AS detail, arg_max(e.share, e.confidence) AS share,
+        bool_or(e.declared) AS declared
+    FROM internal.believed e GROUP BY e.child
+)
+SELECT d.name AS model, n.distance, n.confidence, e.relation, e.detail, r.dtype, r.format,
+    r.n_params, l.probe, l.probe_version, l.prompt_set, l.judge, l.n, l.value, l.ci_low, l.ci_high,
+    l.unit, t.value AS ancestor_value, l.value / nullif(t.value, 0) AS retained,
+    TRY_CAST(e.detail ->> 'bits' AS INTEGER) AS bits, z.dose, e.share, e.declared
+FROM kin n
+JOIN internal.models d ON d.id = n.id
+JOIN latest l ON l.model = n.id
+LEFT JOIN latest t ON t.model = internal.model_id(model) AND t.prompt_set = l.prompt_set
+    AND t.judge = l.judge AND t.probe_version = l.probe_version
+LEFT JOIN nearest e ON e.child = n.id
+LEFT JOIN doses z ON z.model = n.id
+LEFT JOIN internal.revisions r ON r.id = d.facts_revision
+ORDER BY n.distance, d.name, l.prompt_set, l.judge;
+COMMENT ON MACRO TABLE v1.survival IS 'A probe over all descendants of a model beside the value of the model itself: what each transformation left of it, with the bits a quantizer left, the measured size of the change against the ancestor that the sketch probes name, and the merge weight';
