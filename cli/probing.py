@@ -31,7 +31,7 @@ from .severity import worst_at_least
 
 COLUMNS = ("model", "probe", "judge", "value", "ci_low", "ci_high", "n", "status")
 PLAN_COLUMNS = ("model", "probe", "runs", "why", "requests", "bytes_read", "tokens")
-TIERS = (Tier.METADATA, Tier.SKETCH, Tier.GENERATION, Tier.DEPLOYMENT)
+TIERS = (Tier.METADATA, Tier.SKETCH, Tier.ACTIVATIONS, Tier.GENERATION, Tier.DEPLOYMENT)
 
 
 @click.command("probe")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from typing import Protocol
 
 from ..lineage.safety.protocol import Tier
 from ..store.registry import Registry
@@ -21,6 +22,14 @@ from .progress import Progress, Silence
 from .report import ProbeReport
 from .sources.base import Source
 from .verdicts import judge_store
+
+
+class TierProber(Protocol):
+    """Probes models at one tier."""
+
+    def run(self, scan: int, models: Sequence[str]) -> ProbeReport:
+        """Probe the models and store their scores."""
+        ...
 
 
 @dataclass(slots=True, kw_only=True)
@@ -73,7 +82,7 @@ class ProbeRun:
         )
         return replace(report, findings=tuple(findings))
 
-    def _prober(self, tier: Tier) -> MetadataProber | SketchProber | Prober:
+    def _prober(self, tier: Tier) -> TierProber:
         match tier:
             case Tier.METADATA:
                 return MetadataProber(
@@ -86,6 +95,19 @@ class ProbeRun:
             case Tier.SKETCH:
                 return SketchProber(
                     registry=self.registry, now=self.now, progress=self.progress, meter=self.meter
+                )
+            case Tier.ACTIVATIONS:
+                from .probes.activations import ActivationsProber
+
+                return ActivationsProber(
+                    registry=self.registry,
+                    source=self.source,
+                    prompts=self.prompts,
+                    now=self.now,
+                    device=self.device,
+                    max_bytes=self.max_bytes,
+                    progress=self.progress,
+                    meter=self.meter,
                 )
             case Tier.GENERATION:
                 return Prober(

@@ -128,7 +128,13 @@ class Prober:
         with tempfile.TemporaryDirectory(prefix="modelkin-probe-") as folder:
             sha = str(self.registry.describe(model)["sha"])
             try:
-                asyncio.run(self._fetch(model, sha, Path(folder)))
+                fetch_revision(
+                    self.source,
+                    (model, sha),
+                    Path(folder),
+                    max_bytes=self.max_bytes,
+                    meter=self.meter,
+                )
             except (ModelkinError, OSError) as error:
                 if self.meter.stopped:
                     return "interrupted"
@@ -138,20 +144,6 @@ class Prober:
         self.registry.add_scores(scan, scores)
         bad = next((s for s in scores if s.status != "ok"), None)
         return None if bad is None else str(bad.environment.get("reason", bad.status))
-
-    async def _fetch(self, model: str, sha: str, folder: Path) -> None:
-        traffic = self.meter.traffic
-        info = await asyncio.to_thread(self.source.info, model, traffic=traffic)
-        if info.sha != sha:
-            raise ProbeError(f"not probed: it has changed since it was scanned, to {info.sha}")
-        await fetch_model(
-            self.source,
-            info,
-            folder,
-            max_bytes=self.max_bytes,
-            traffic=traffic,
-            stopped=self.meter.interrupted,
-        )
 
     def _ask(self, model: str, sha: str, folder: Path) -> tuple[Score, ...]:
         from .probes.transformers_backend import TransformersBackend
@@ -251,6 +243,37 @@ def family_judges(
     stored = known[taught[-1]].definition
     classifier = ReplyClassifier(weights=dict(stored["weights"]), replies=int(stored["replies"]))
     return Judges(others=(ClassifierJudge(classifier=classifier), *given))
+
+
+def fetch_revision(
+    source: Source, revision: tuple[str, str], folder: Path, *, max_bytes: int, meter: Meter
+) -> None:
+    """Download a model as it was when it was scanned.
+
+    Parameters
+    ----------
+    revision : name and sha.
+
+    Raises
+    ------
+    ProbeError : the source has another revision now.
+    ModelkinError, OSError : it could not be fetched.
+    """
+
+    async def fetch() -> None:
+        info = await asyncio.to_thread(source.info, revision[0], traffic=meter.traffic)
+        if info.sha != revision[1]:
+            raise ProbeError(f"not probed: it has changed since it was scanned, to {info.sha}")
+        await fetch_model(
+            source,
+            info,
+            folder,
+            max_bytes=max_bytes,
+            traffic=meter.traffic,
+            stopped=meter.interrupted,
+        )
+
+    asyncio.run(fetch())
 
 
 def keep_classifier(

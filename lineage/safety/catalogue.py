@@ -11,6 +11,8 @@ from .sketch_probes import SKETCH_PROBES
 
 METADATA_VERSION = "metadata-1"
 SKETCH_VERSION = "sketch-1"
+ACTIVATIONS_VERSION = "activations-1"
+SEPARATION, LOG_ODDS, GAP = "recognition_separation", "refusal_log_odds", "direction_gap"
 REFUSAL_VERSION = "refusal-2"
 REPLY_TOKENS = 32
 AGREEMENT = "judge_agreement"
@@ -64,6 +66,24 @@ def _sketch() -> Iterator[ProbeSpec]:
         )
 
 
+def _activations() -> Iterator[ProbeSpec]:
+    rows = {
+        SEPARATION: ("sigma", "distance of harmful from harmless prompts: recognition, no refusal"),
+        LOG_ODDS: ("nats", "log odds of opening with a refusal, harmful less harmless prompts"),
+        GAP: ("ratio", "gap on the ancestor's direction over the ancestor's own"),
+    }
+    for probe, (unit, description) in rows.items():
+        yield ProbeSpec(
+            probe=probe,
+            version=ACTIVATIONS_VERSION,
+            tier=Tier.ACTIVATIONS,
+            unit=unit,
+            description=description,
+            needs=(Need.MODEL, Need.PROMPTS),
+            cost=Cost(prompts=True),
+        )
+
+
 def _generation() -> Iterator[ProbeSpec]:
     rows = {
         REFUSAL_HARMFUL: ("proportion", "share of harmful prompts refused"),
@@ -86,7 +106,7 @@ def _generation() -> Iterator[ProbeSpec]:
 
 
 PROBES: Mapping[str, ProbeSpec] = {
-    spec.probe: spec for spec in (*_metadata(), *_sketch(), *_generation())
+    spec.probe: spec for spec in (*_metadata(), *_sketch(), *_activations(), *_generation())
 }
 """Probes by name, the cheapest tier first."""
 

@@ -144,9 +144,14 @@ class Subject:
 
 
 def as_score(
-    found: Measurement, spec: ProbeSpec, *, subject: Subject, seconds: float = 0.0
+    found: Measurement,
+    spec: ProbeSpec,
+    *,
+    subject: Subject,
+    seconds: float = 0.0,
+    prompt_set: str = NO_PROMPTS,
 ) -> Score:
-    """A measurement without prompts and judge in the form in which it is stored."""
+    """A measurement without a judge in the form in which it is stored."""
     environment = dict(found.detail)
     if found.p_value is not None:
         environment["p_value"] = found.p_value
@@ -157,7 +162,7 @@ def as_score(
         sha=subject.sha,
         probe=found.probe,
         probe_version=spec.version,
-        prompt_set=NO_PROMPTS,
+        prompt_set=prompt_set,
         n=found.n,
         status=found.status,
         value=found.value,

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,8 @@ MIN_ROWS = 8
 _SINGLE_ENERGY = 0.95
 _LOW_RANK_ENERGY = 0.95
 _LOW_RANK = 32
+_FIRST = 4
+"""Changed matrices looked at before it is known that the change is of no low rank."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -295,7 +298,9 @@ def _spectrum(child: Specimen, parent: Specimen, names: Sequence[str]) -> Measur
     Across training methods such spectra do not compare (arXiv:2604.08844), so that no verdict is
     drawn from one.
     """
-    spectra = list(_spectra(child, parent, names))
+    spectra = list(islice(_spectra(child, parent, names), _FIRST))
+    if any(_is_low(shares) for shares in spectra):
+        spectra = list(_spectra(child, parent, names))
     low = [s for s in spectra if s.size > _LOW_RANK // 2 and _is_low(s)]
     if not spectra or len(low) < len(spectra) / 2:
         reason = f"{len(low)} of {len(spectra)} changed matrices are of low rank: no adapter"

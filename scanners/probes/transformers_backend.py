@@ -10,8 +10,12 @@ import hashlib
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ...lineage.errors import ProbeError
 from ..threads import SMALL_MODEL, one_thread_if
@@ -38,6 +42,18 @@ _FAILURES = (
     TypeError,
     ValueError,
 )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FirstPass:
+    """What a model was about to say to each prompt.
+
+    `states` (n, d) float64 by depth, at the last token of the prompt; `tokens` the probabilities
+    of the likeliest first tokens of each reply.
+    """
+
+    states: Mapping[int, NDArray[np.float64]]
+    tokens: tuple[Mapping[int, float], ...]
 
 
 class TransformersBackend:
@@ -122,6 +138,61 @@ class TransformersBackend:
             start += len(chunk)
         return replies
 
+    def first_pass(self, prompts: Sequence[str], *, layers: int = 8, top: int = 32) -> FirstPass:
+        """One forward pass a prompt: hidden states at its last token, and the first token's odds.
+
+        Parameters
+        ----------
+        layers : depths that are kept, evenly spread, the last among them.
+        top : likeliest first tokens that are kept.
+
+        Raises
+        ------
+        ProbeError : as for `generate`.
+        """
+        rows = [self._encode(prompt) for prompt in prompts]
+        parts = []
+        with one_thread_if(self._device == "cpu" and self._parameters < SMALL_MODEL):
+            for start in range(0, len(rows), self._batch_size):
+                parts.append(self._pass(rows[start : start + self._batch_size], layers, top))
+        return FirstPass(
+            states={
+                depth: np.concatenate([states[depth] for states, _ in parts])
+                for depth in parts[0][0]
+            },
+            tokens=tuple(token for _, found in parts for token in found),
+        )
+
+    def _pass(
+        self, rows: Sequence[Sequence[int]], layers: int, top: int
+    ) -> tuple[dict[int, NDArray[np.float64]], list[dict[int, float]]]:
+        import torch
+
+        ids, mask = self._padded(rows)
+        places = (mask.cumsum(-1) - 1).clamp_min(0)
+        try:
+            with torch.inference_mode(), _quiet():
+                output = self._model(
+                    input_ids=ids.to(self._device),
+                    attention_mask=mask.to(self._device),
+                    position_ids=places.to(self._device),
+                    output_hidden_states=True,
+                    use_cache=False,
+                )
+                hidden = output.hidden_states
+                odds = output.logits[:, -1].float().softmax(-1)
+                values, tokens = odds.topk(min(top, odds.shape[-1]), dim=-1)
+        except _FAILURES as error:
+            raise ProbeError(f"a forward pass fails: {_first_line(error)}") from error
+        last = len(hidden) - 1
+        kept = sorted({round(last * (at + 1) / layers) for at in range(layers)} - {0})
+        states = {depth: hidden[depth][:, -1].double().cpu().numpy() for depth in kept}
+        found = [
+            dict(zip(t, v, strict=True))
+            for t, v in zip(tokens.tolist(), values.tolist(), strict=True)
+        ]
+        return states, found
+
     def with_template(self, template: str | None) -> TransformersBackend:
         """The same model answering under another chat template, or under none."""
         other = copy.copy(self)
@@ -182,13 +253,8 @@ class TransformersBackend:
         """Replies to one batch, None when the device has not the memory for it."""
         import torch
 
-        width = max(map(len, rows))
-        config = self._model.generation_config
-        ids = torch.full((len(rows), width), config.pad_token_id)  # (batch, width), left-padded
-        mask = torch.zeros_like(ids)
-        for i, row in enumerate(rows):
-            ids[i, width - len(row) :] = torch.tensor(row)
-            mask[i, width - len(row) :] = 1
+        ids, mask = self._padded(rows)
+        width = ids.shape[1]
         try:
             with torch.inference_mode(), _quiet():
                 output = self._model.generate(
@@ -203,6 +269,18 @@ class TransformersBackend:
         except _FAILURES as error:
             raise ProbeError(f"generation fails: {_first_line(error)}") from error
         return [str(reply) for reply in replies]
+
+    def _padded(self, rows: Sequence[Sequence[int]]) -> tuple[Any, Any]:
+        """Tokens and mask, (batch, width), padded on the left."""
+        import torch
+
+        width = max(map(len, rows))
+        ids = torch.full((len(rows), width), self._model.generation_config.pad_token_id)
+        mask = torch.zeros_like(ids)
+        for i, row in enumerate(rows):
+            ids[i, width - len(row) :] = torch.tensor(row)
+            mask[i, width - len(row) :] = 1
+        return ids, mask
 
     def _room(self, width: int, *, wanted: int) -> int:
         limit = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
