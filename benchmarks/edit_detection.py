@@ -283,9 +283,10 @@ def auc(positive: Sequence[float], negative: Sequence[float]) -> float:
 def publish_null(null: Sequence[Reading]) -> None:
     """Write how many benign readings pass each threshold, with exact upper bounds."""
     data = json.loads(NULL.read_text())
-    fields = {CONSISTENCY: "consistency", STRENGTH: "strength", COHERENCE: "coherence"}
-    for statistic, entry in data["statistics"].items():
-        values = [getattr(one, fields[statistic]) for one in null]
+    # The strength has no rate of its own: it is asked for beside the consistency.
+    for statistic, field in ((CONSISTENCY, "consistency"), (COHERENCE, "coherence")):
+        entry = data["statistics"][statistic]
+        values = [getattr(one, field) for one in null]
         entry["n"] = len(values)
         entry["false"] = sum(value > entry["threshold"] for value in values)
         bound = clopper_pearson(entry["false"], len(values), level=0.90).high

@@ -23,7 +23,7 @@ from .bands import Band, common_rows, whitened
 
 Float64 = NDArray[np.float64]
 
-_ROUNDS = 6
+_ROUNDS = 12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
