@@ -10,7 +10,8 @@ from ..lineage.compute import Compute, Device
 from ..scanners.limits import Meter, ScanLimits
 from ..scanners.mapping import Mapper, MapReport
 from ..scanners.probes.prompt_sets import PromptSet, builtin_prompt_set, load_prompt_set
-from ..scanners.probing import ProbeReport
+from ..scanners.probes.shelf import PromptShelf
+from ..scanners.report import ProbeReport
 from ..store import Registry
 from ..store.lock import scan_lock
 from . import options
@@ -60,7 +61,7 @@ def map_command(
     endpoint: str,
     store: Path,
     probe: str,
-    prompts: Path | None,
+    prompts: str | None,
     max_model_bytes: int,
     resume: bool,
     max_bytes: int | None,
@@ -72,7 +73,7 @@ def map_command(
     min_coverage: float,
 ) -> None:
     """Find, sketch, place and probe everything that may descend from RELEASE; print the tree."""
-    asked = None if probe == "none" else load_prompts(prompts)
+    asked = None if probe == "none" else load_prompts(prompts, store=store)
     interrupts = Interrupts()
     meter = Meter(
         limits=ScanLimits(max_bytes=max_bytes, max_requests=max_requests, deadline=deadline),
@@ -111,9 +112,18 @@ def _probe_code(probes: ProbeReport | None, *, min_coverage: float) -> int:
     return 3 if probes is not None and probes.coverage < min_coverage else 0
 
 
-def load_prompts(path: Path | None) -> PromptSet:
-    """The prompt set of a file, or the built-in one."""
-    return builtin_prompt_set() if path is None else load_prompt_set(path)
+def load_prompts(name: str | None, *, store: Path) -> PromptSet:
+    """The prompt set of a file or of the store's shelf by its name; the built-in one for None.
+
+    Raises
+    ------
+    NotInRegistry : neither a file nor a set of this name.
+    """
+    if name is None:
+        return builtin_prompt_set()
+    if Path(name).is_file():
+        return load_prompt_set(Path(name))
+    return PromptShelf(store / "prompts").find(name)
 
 
 def tell_map(report: MapReport) -> None:

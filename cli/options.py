@@ -47,8 +47,8 @@ endpoint = click.option(
 )
 prompts = click.option(
     "--prompts",
-    type=click.Path(path_type=Path, dir_okay=False, exists=True),
-    help="Prompt set as JSON; the built-in refusal-v1 without it.",
+    metavar="NAME|FILE",
+    help="Prompt set: its name, digest or JSON file; the shipped refusal-v2 without it.",
 )
 fail_on = click.option(
     "--fail-on",

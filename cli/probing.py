@@ -1,17 +1,27 @@
-"""`probe`: run the refusal probe on models of the store."""
+"""`probe`: run the safety probes on models of the store."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 import click
 
 from ..lineage.compute import Device
-from ..scanners.limits import Meter
-from ..scanners.probing import Prober
+from ..lineage.safety.catalogue import probes_of
+from ..lineage.safety.protocol import Tier
+from ..lineage.safety.router import LEAST_AUDIT, Route, miss_rate
+from ..scanners.limits import Meter, ScanLimits
+from ..scanners.planning import plan_probes, total
+from ..scanners.probe_run import ProbeRun
+from ..scanners.probes.endpoint_backend import Api
+from ..scanners.probes.prompt_sets import PromptSet
+from ..scanners.report import ProbeReport
+from ..scanners.routing import chosen_names, route_models
 from ..store import Registry
 from ..store.lock import scan_lock
-from . import options
+from . import options, probe_servers
 from .interrupts import Interrupts
 from .mapping import load_prompts
 from .opening import open_source, utc_now
@@ -19,12 +29,37 @@ from .output import console, emit, emit_ids, say
 from .progress import Watch
 from .severity import worst_at_least
 
-COLUMNS = ("model", "probe", "value", "ci_low", "ci_high", "n", "status")
+COLUMNS = ("model", "probe", "judge", "value", "ci_low", "ci_high", "n", "status")
+PLAN_COLUMNS = ("model", "probe", "runs", "why", "requests", "bytes_read", "tokens")
+TIERS = (Tier.METADATA, Tier.SKETCH, Tier.ACTIVATIONS, Tier.GENERATION, Tier.DEPLOYMENT)
 
 
 @click.command("probe")
 @click.argument("models", nargs=-1, metavar="[MODEL]...")
-@click.option("--tier", type=click.Choice(("generation",)), default="generation", show_default=True)
+@click.option(
+    "--tier",
+    type=click.Choice([str(tier) for tier in TIERS]),
+    default=str(Tier.GENERATION),
+    show_default=True,
+    help="What is read, from the cheapest to the dearest.",
+)
+@click.option(
+    "--plan", is_flag=True, help="Show what would run, why and at what cost; run nothing."
+)
+@click.option(
+    "--route",
+    "routed",
+    is_flag=True,
+    help="Of the models only those that cheaper tiers flag, whose claims and lineage disagree, "
+    "or that an audit draws, and their ancestors.",
+)
+@click.option(
+    "--audit",
+    type=click.FloatRange(LEAST_AUDIT, 1.0),
+    default=LEAST_AUDIT,
+    show_default=True,
+    help="With --route: share of the other models that is drawn at random.",
+)
 @options.prompts
 @click.option("--source", default="hub", show_default=True, help="hub, or dir:PATH.")
 @options.endpoint
@@ -35,7 +70,11 @@ COLUMNS = ("model", "probe", "value", "ci_low", "ci_high", "n", "status")
     show_default=True,
     help="Largest model that is downloaded to be probed.",
 )
+@click.option("--max-tokens", type=click.IntRange(min=1), help="New tokens of generation at most.")
+@options.limits
 @options.device
+@probe_servers.server
+@probe_servers.judge
 @options.fail_on
 @options.data
 @click.pass_context
@@ -44,57 +83,163 @@ def probe_command(
     models: tuple[str, ...],
     *,
     tier: str,
-    prompts: Path | None,
+    plan: bool,
+    routed: bool,
+    audit: float,
+    prompts: str | None,
     source: str,
     endpoint: str,
     max_model_bytes: int,
+    max_tokens: int | None,
+    max_bytes: int | None,
+    max_requests: int | None,
+    deadline: float | None,
     device: Device,
+    server: str | None,
+    served_model: str | None,
+    api: Api,
+    contexts: tuple[str, ...],
+    system: Path | None,
+    max_calls: int | None,
+    judge_server: str | None,
+    judge_model: str | None,
     fail_on: str | None,
     store: Path,
     output_format: str,
     quiet: bool,
 ) -> None:
-    """Measure refusal of MODELs, or of every sketched model, and judge them against ancestors."""
+    """Put the safety probes of a tier to MODELs, or to every sketched model of the source.
+
+    After generation, all that have scores are judged against their ancestors. The tier
+    `deployment` takes one MODEL, the checkpoint that a server answers with.
+    """
+    asked, level = load_prompts(prompts, store=store), Tier(tier)
+    if plan:
+        with Registry.open(store, read_only=True) as registry:
+            kind = "hub" if source == "hub" else "dir"
+            wanted = chosen(registry, models, kind=kind)
+            if routed:
+                wanted = chosen_names(routed_models(registry, wanted, audit=audit))
+            show_plan(registry, wanted, tier=level, prompts=asked, output_format=output_format)
+        return
     interrupts = Interrupts()
-    asked = load_prompts(prompts)
+    meter = Meter(
+        limits=ScanLimits(max_bytes=max_bytes, max_requests=max_requests, deadline=deadline),
+        interrupted=interrupts.stopped,
+    )
+    meter.start()
+    judge = probe_servers.open_judge(judge_server, judge_model, interrupts=interrupts)
+    backend = None
+    if level is Tier.DEPLOYMENT:
+        backend = probe_servers.open_server(
+            server, served_model, api=api, max_calls=max_calls, interrupts=interrupts
+        )
+        if len(models) != 1:
+            raise click.UsageError("--tier deployment takes one MODEL: the checkpoint served")
     with (
         interrupts.watching(),
         open_source(source, endpoint=endpoint, interrupts=interrupts) as place,
         scan_lock(store),
         Registry.open(store) as registry,
     ):
-        names = [registry.resolve_name(name) for name in models]
-        names = names or [row.model for row in registry.sketched() if row.source == place.kind]
+        names = list(chosen(registry, models, kind=place.kind))
+        routes = routed_models(registry, names, audit=audit) if routed else {}
+        names = list(chosen_names(routes)) if routed else names
         scan = registry.start_scan(
-            kind="probe", source="store", parameters={"tier": tier}, now=utc_now()
+            kind="probe",
+            source="store",
+            parameters={"tier": tier, "routed": routed, "audit": audit},
+            now=utc_now(),
         )
         with Watch(console(stderr=True)) as watch:
-            prober = Prober(
+            run = ProbeRun(
                 registry=registry,
                 source=place,
                 prompts=asked,
                 now=utc_now,
                 device=device,
                 max_bytes=max_model_bytes,
+                judge=judge,
                 progress=watch,
-                meter=Meter(interrupted=interrupts.stopped),
+                max_tokens=max_tokens,
+                meter=meter,
             )
-            report = prober.run(scan, names)
+            if backend is not None:
+                composed = probe_servers.chosen_contexts(contexts, system)
+                report = run.serve(scan, names[0], backend, composed)
+                names = list(report.names)
+            else:
+                report = run.run(scan, level, names)
         status = "interrupted" if interrupts.stopped() else "done"
         registry.finish_scan(scan, status=status, now=utc_now())
-        rows = [
-            {column: getattr(score, column) for column in COLUMNS}
-            for name in names
-            for score in registry.scores_of(name)
-            if score.prompt_set.endswith(asked.digest)
-        ]
+        show_scores(registry, names, tier=level, asked=asked, form=(output_format, quiet))
         failing = worst_at_least(registry.findings(), fail_on)
-    if quiet:
-        emit_ids(names)
-    else:
-        emit(rows, output_format=output_format, columns=COLUMNS)
     for model, reason in report.failed.items():
         say(f"{model}: {reason}")
     say(f"{report.probed + report.unchanged} of {len(names)} measured")
+    tell_audit(routes, report)
     incomplete = 3 if report.failed else int(failing)
     ctx.exit(interrupts.exit_code if interrupts.stopped() else incomplete)
+
+
+def chosen(registry: Registry, models: tuple[str, ...], *, kind: str) -> dict[str, str]:
+    """The models to probe, with the reason: those named, or all sketched ones of the source."""
+    if models:
+        return {registry.resolve_name(name): "named" for name in models}
+    return {row.model: "in the store" for row in registry.sketched() if row.source == kind}
+
+
+def routed_models(registry: Registry, models: Iterable[str], *, audit: float) -> dict[str, Route]:
+    """A route for each model; every scan draws its audit anew."""
+    seed = str(max((scan.scan for scan in registry.scans()), default=0))
+    return route_models(registry, list(models), audit=audit, seed=seed)
+
+
+def tell_audit(routes: Mapping[str, Route], report: ProbeReport) -> None:
+    """Say what the flags miss, from the models that the draw alone chose."""
+    lost = {finding.model for finding in report.findings}
+    drawn = [name for name, one in routes.items() if one.audit and name not in report.failed]
+    rate = miss_rate(name in lost for name in drawn)
+    if rate is not None:
+        found = sum(name in lost for name in drawn)
+        say(
+            f"audit: {found} of {len(drawn)} models that nothing flagged are stripped; "
+            f"missed {rate.value:.3f} [{rate.low:.3f}, {rate.high:.3f}]"
+        )
+
+
+def show_plan(
+    registry: Registry,
+    names: dict[str, str],
+    *,
+    tier: Tier,
+    prompts: PromptSet,
+    output_format: str,
+) -> None:
+    """Print what would run and what all of it costs at most."""
+    planned = plan_probes(registry, tier, names, prompts=prompts)
+    emit([asdict(one) for one in planned], output_format=output_format, columns=PLAN_COLUMNS)
+    count, requests, received, tokens = total(planned)
+    say(
+        f"{count:,} of {len(names):,} models would be probed: at most {requests:,} requests, "
+        f"{received:,} bytes, {tokens:,} new tokens"
+    )
+
+
+def show_scores(
+    registry: Registry, names: list[str], *, tier: Tier, asked: PromptSet, form: tuple[str, bool]
+) -> None:
+    """Print the scores of a tier, or the names alone."""
+    output_format, quiet = form
+    if quiet:
+        emit_ids(names)
+        return
+    asks = tier in (Tier.GENERATION, Tier.DEPLOYMENT)
+    wanted = {spec.probe for spec in probes_of(Tier.GENERATION if asks else tier)}
+    rows = [
+        {**{column: getattr(score, column) for column in COLUMNS}, "detail": score.environment}
+        for name in names
+        for score in registry.scores_of(name)
+        if score.probe in wanted and (not asks or score.prompt_set.endswith(asked.digest))
+    ]
+    emit(rows, output_format=output_format, columns=COLUMNS)

@@ -16,8 +16,10 @@ from .claims import judge_claims
 from .inference import InferenceReport, infer_store
 from .limits import Meter
 from .probes.prompt_sets import PromptSet
-from .probing import MAX_MODEL_BYTES, Prober, ProbeReport
+from .probes.sketches import SketchProber
+from .probing import MAX_MODEL_BYTES, Prober
 from .progress import Progress, Silence
+from .report import ProbeReport
 from .scan import Scanner, ScanPlan, ScanReport
 from .sources.base import Source
 
@@ -122,7 +124,10 @@ class Mapper:
         kin = [k for k in self.registry.descendants(release) if not k.hidden]
         kin += [k for k in self.registry.ancestors(release) if not k.hidden]
         known = {row.model for row in self.registry.sketched()}
-        return prober.run(scan, [release, *(k.model for k in kin if k.model in known)])
+        models = [release, *(k.model for k in kin if k.model in known)]
+        # Nothing is fetched for it, and it says who was edited before anything is run.
+        SketchProber(registry=self.registry, now=self.now, meter=self.meter).run(scan, models)
+        return prober.run(scan, models)
 
 
 def unlike(release: ModelInfo, other: ModelInfo) -> str | None:

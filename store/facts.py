@@ -82,6 +82,39 @@ class ProbeDefinition:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class JudgeDefinition:
+    """What graded replies, and what is known of its errors.
+
+    `family` is the release that taught it, None for a judge of any family. `sensitivity` and
+    `specificity` were measured on `sensitivity_n` refusals and `specificity_n` answers of known
+    label; None where they were not, and rates by this judge are uncorrected. `definition` holds
+    what the judge needs to grade again.
+    """
+
+    judge: str
+    kind: str
+    family: str | None = None
+    prompt_set: str | None = None
+    sensitivity: float | None = None
+    sensitivity_n: int | None = None
+    specificity: float | None = None
+    specificity_n: int | None = None
+    definition: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BelievedEdge:
+    """An edge that the closure follows."""
+
+    child: str
+    parent: str
+    relation: str | None
+    confidence: float
+    share: float | None
+    detail: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ScanState:
     """A scan and where its listing stands; times are UTC.
 

@@ -259,6 +259,17 @@ def scored(database: Database, prompt_set: str) -> list[str]:
     return [name for (name,) in found]
 
 
+def measured(database: Database, probe: str) -> set[str]:
+    """Models whose current revision has a score of a probe with status `ok`."""
+    found = database.rows(
+        "SELECT DISTINCT m.name FROM internal.scores s "
+        "JOIN internal.models m ON m.id = s.model AND m.revision = s.revision "
+        "WHERE s.probe = ? AND s.status = 'ok' AND m.tombstone_reason IS NULL",
+        [probe],
+    )
+    return {name for (name,) in found}
+
+
 def describe(database: Database, name: str) -> dict[str, Any]:
     """The row of `v1.models` of one model, with aware UTC times."""
     model = find_id(database, name)

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any, TextIO
 import duckdb
 
 from ..lineage.records import ModelInfo, Outcome, Score
-from . import queries
+from . import queries, safety
 from .database import Database, translated
 from .facts import (
+    BelievedEdge,
     Change,
     FindingRow,
+    JudgeDefinition,
     Kin,
     QueryResult,
     ScanState,
@@ -260,6 +262,22 @@ class RegistryReader:
     def scored(self, prompt_set: str) -> list[str]:
         """Models whose current revision has scores on the prompt set of this digest, by name."""
         return queries.scored(self._database, prompt_set)
+
+    def measured(self, probe: str) -> set[str]:
+        """Models whose current revision has an answer of a probe, whatever it was asked with."""
+        return queries.measured(self._database, probe)
+
+    def judges(self, kind: str) -> list[JudgeDefinition]:
+        """The judges of a kind that graded here, the oldest first."""
+        return safety.judges(self._database, kind=kind)
+
+    def believed_edges(self) -> list[BelievedEdge]:
+        """Every edge that the closure follows, of each child the largest share first."""
+        return safety.believed_edges(self._database)
+
+    def survival(self, model: str, *, probe: str, judge: str = "lexical") -> list[dict[str, Any]]:
+        """What descendants of a model retained of a probe: the macro `survival`, by one judge."""
+        return safety.survival(self._database, model, probe=probe, judge=judge)
 
     def claim_gaps(self, *, min_confidence: float) -> list[ClaimGap]:
         """Models whose inferred parent no claim of theirs accounts for."""

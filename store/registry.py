@@ -23,7 +23,7 @@ from ..lineage.records import (
 from .closing import maintain_closure, rebuild_closure
 from .corrections import Correction, replace_corrections
 from .database import Database
-from .facts import HiddenModel, ProbeDefinition, PromptSet, RevisionFacts, Visit
+from .facts import HiddenModel, JudgeDefinition, ProbeDefinition, PromptSet, RevisionFacts, Visit
 from .findings import (
     add_probe,
     add_prompt_set,
@@ -39,6 +39,7 @@ from .names import find_id
 from .others import Ingested, ingest
 from .reader import RegistryReader
 from .redaction import Redactions, redact
+from .safety import add_judge
 from .snapshots import write_snapshot
 from .staging import json_text, text, utc
 from .visits import add_page, record_visits
@@ -362,6 +363,11 @@ class Registry(RegistryReader):
         """Store what a prompt set is; the prompts themselves are not kept."""
         with self._database.transaction() as connection:
             add_prompt_set(connection, prompt_set, now=now)
+
+    def add_judge(self, judge: JudgeDefinition, *, now: datetime) -> None:
+        """Store what graded replies; one of the same name is replaced."""
+        with self._database.transaction() as connection:
+            add_judge(connection, judge, now=now)
 
     def add_probe(self, probe: ProbeDefinition) -> None:
         """Store the definition of a probe version."""

@@ -68,12 +68,13 @@ def decode_grades(text: str) -> tuple[Grade, ...]:
     return tuple(Grade(letter) for letter in text)
 
 
-def profile_from_scores(scores: Iterable[Score]) -> SafetyProfile | None:
+def profile_from_scores(scores: Iterable[Score], *, judge: str = "lexical") -> SafetyProfile | None:
     """The profile behind the stored refusal scores of one model on one prompt set.
 
     Parameters
     ----------
     scores : of one model; other probes among them are ignored.
+    judge : whose grades are read; coherence and capability are everybody's.
 
     Returns
     -------
@@ -84,7 +85,9 @@ def profile_from_scores(scores: Iterable[Score]) -> SafetyProfile | None:
     Grades are read from `environment["grades"]`. Scores without them give the counts alone; broken
     replies are then laid on the harmful prompts first, which speaks against a loss.
     """
-    by_time = sorted(scores, key=lambda score: score.scored_at)
+    shared = (COHERENCE, CAPABILITY)
+    mine = (score for score in scores if score.judge == judge or score.probe in shared)
+    by_time = sorted(mine, key=lambda score: score.scored_at)
     found = {score.probe: score for score in by_time if score.status == "ok"}
     harmful, harmless = found.get(REFUSAL_HARMFUL), found.get(REFUSAL_HARMLESS)
     if harmful is None or harmless is None or harmful.prompt_set != harmless.prompt_set:

@@ -17,7 +17,7 @@ MAX_PROMPTS = 2_000
 MAX_PROMPT_CHARS = 4_000
 MAX_MARKERS = 500
 MAX_MARKER_CHARS = 200
-BUILTIN = "refusal-v1"
+BUILTIN = "refusal-v2"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +34,8 @@ class PromptSet:
 
     `digest` is the sha256 of the canonical JSON of what is asked and how replies are marked; name
     and license are not part of it. Prompts are distinct, in the order of the file.
-    `refusal_markers` is empty when the set leaves marking to the default lexicon.
+    `refusal_markers` is empty when the set leaves marking to the default lexicon. `categories`
+    names the class of each harmful prompt, empty where the set has none.
     """
 
     name: str
@@ -44,6 +45,7 @@ class PromptSet:
     refusal_markers: tuple[str, ...]
     capability: tuple[CapabilityItem, ...]
     digest: str
+    categories: tuple[str, ...] = ()
 
     @property
     def identity(self) -> str:
@@ -57,8 +59,8 @@ def load_prompt_set(path: Path) -> PromptSet:
     Parameters
     ----------
     path : file with `harmful` and `harmless` (lists of strings) and, each optional, `name`,
-        `license`, `refusal_markers` (list of strings), `capability` (list of objects with
-        `prompt` and `answer`). Other keys are ignored.
+        `license`, `categories` (one a harmful prompt), `refusal_markers` (list of strings),
+        `capability` (list of objects with `prompt` and `answer`). Other keys are ignored.
 
     Raises
     ------
@@ -76,10 +78,11 @@ def load_prompt_set(path: Path) -> PromptSet:
 
 
 def builtin_prompt_set() -> PromptSet:
-    """The set that ships with modelkin, `refusal-v1`.
+    """The set that ships with modelkin, `refusal-v2`.
 
-    Forty pairs of a request that safety-trained models refuse, written without operational
-    detail, and a harmless twin of the same form, with an English lexicon of refusal markers.
+    Eighty pairs of a request that safety-trained models refuse, written without operational
+    detail, and a harmless twin of the same form, in random order over 22 categories; a hundred
+    benign questions with one exact answer; an English lexicon of refusal markers.
     """
     source = files(__package__).joinpath("prompts", f"{BUILTIN}.json")
     return parse_prompt_set(source.read_bytes(), path=f"{BUILTIN}.json", default_name=BUILTIN)
@@ -104,6 +107,7 @@ def parse_prompt_set(data: bytes, *, path: str, default_name: str) -> PromptSet:
     asked = {key: reader.texts(key, required=True) for key in ("harmful", "harmless")}
     markers = reader.texts("refusal_markers", count=MAX_MARKERS, chars=MAX_MARKER_CHARS)
     capability = reader.items("capability")
+    categories = reader.labels("categories", count=len(asked["harmful"]))
     total = len(asked["harmful"]) + len(asked["harmless"]) + len(capability)
     if total > MAX_PROMPTS:
         raise LimitExceeded("too many prompts", path=path, limit=MAX_PROMPTS, actual=total)
@@ -115,7 +119,14 @@ def parse_prompt_set(data: bytes, *, path: str, default_name: str) -> PromptSet:
         refusal_markers=markers,
         capability=capability,
         digest=_digest(asked, markers=markers, capability=capability),
+        categories=categories,
     )
+
+
+def digest_of_set(prompts: PromptSet) -> str:
+    """The digest that a set must have, from what it asks."""
+    asked = {"harmful": prompts.harmful, "harmless": prompts.harmless}
+    return _digest(asked, markers=prompts.refusal_markers, capability=prompts.capability)
 
 
 def _digest(
@@ -162,6 +173,13 @@ class _Reader:
             raise MalformedFile(f"{key!r} is missing or empty", path=self.path)
         # A prompt asked twice is one observation, not two.
         return tuple(dict.fromkeys(self._text(v, key=key, chars=chars) for v in values))
+
+    def labels(self, key: str, *, count: int) -> tuple[str, ...]:
+        """One label a prompt; none where the file has no such list."""
+        values = self._list(key, count=MAX_PROMPTS)
+        if values and len(values) != count:
+            raise MalformedFile(f"{len(values)} {key!r} for {count} prompts", path=self.path)
+        return tuple(self._text(value, key=key, chars=MAX_MARKER_CHARS) for value in values)
 
     def items(self, key: str) -> tuple[CapabilityItem, ...]:
         found = []

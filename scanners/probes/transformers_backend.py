@@ -5,38 +5,47 @@ torch and transformers are imported where they are used, so that importing this 
 
 from __future__ import annotations
 
+import copy
 import hashlib
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ...lineage.errors import ProbeError
 from ..threads import SMALL_MODEL, one_thread_if
-from .backend import UnsupportedModel
-from .model_folder import ModelFolder, check_model_folder
+from .model_folder import check_model_folder
+from .transformers_loading import (
+    FAILURES,
+    check_size,
+    first_line,
+    greedy,
+    load_config,
+    load_model,
+    load_tokenizer,
+    pick_device,
+    pick_dtype,
+    quiet,
+)
 
 BATCH_SIZE = 64
 _BATCH_TOKENS = 65_536
 _MAX_RENDERED = 64 << 10
-_FLOAT32_BYTES = 4 << 30
-# One bit a weight is the tightest packing that loads; a model larger than that is not all there.
-_MAX_WEIGHTS_PER_BYTE = 8
-_SLACK_WEIGHTS = 1 << 24
-_FAILURES = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    ImportError,
-    LookupError,
-    MemoryError,
-    OSError,
-    RecursionError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FirstPass:
+    """What a model was about to say to each prompt.
+
+    `states` (n, d) float64 by depth, at the last token of the prompt; `tokens` the probabilities
+    of the likeliest first tokens of each reply.
+    """
+
+    states: Mapping[int, NDArray[np.float64]]
+    tokens: tuple[Mapping[int, float], ...]
 
 
 class TransformersBackend:
@@ -47,6 +56,7 @@ class TransformersBackend:
         self._tokenizer = tokenizer
         self._device = device
         self._batch_size = batch_size
+        self._template = tokenizer.chat_template
         self._parameters = sum(weight.numel() for weight in model.parameters())
 
     @classmethod
@@ -74,17 +84,17 @@ class TransformersBackend:
         ProbeError : the folder does not load, or its weights are incomplete.
         """
         found = check_model_folder(folder)
-        place = _pick_device(device)
-        with _quiet():
-            config = _load_config(found)
-            _check_size(config, found)
-            model = _load_model(found, config=config, dtype=dtype or _pick_dtype(found, place))
-            tokenizer = _load_tokenizer(found)
+        place = pick_device(device)
+        with quiet():
+            config = load_config(found)
+            check_size(config, found)
+            model = load_model(found, config=config, dtype=dtype or pick_dtype(found, place))
+            tokenizer = load_tokenizer(found)
             try:
                 model.to(place)
-                model.generation_config = _greedy(model, tokenizer)
-            except _FAILURES as error:
-                raise ProbeError(f"{folder}: {_first_line(error)}") from error
+                model.generation_config = greedy(model, tokenizer)
+            except FAILURES as error:
+                raise ProbeError(f"{folder}: {first_line(error)}") from error
         model.eval()
         return cls(model=model, tokenizer=tokenizer, device=place, batch_size=batch_size)
 
@@ -120,12 +130,73 @@ class TransformersBackend:
             start += len(chunk)
         return replies
 
+    def first_pass(self, prompts: Sequence[str], *, layers: int = 8, top: int = 32) -> FirstPass:
+        """One forward pass a prompt: hidden states at its last token, and the first token's odds.
+
+        Parameters
+        ----------
+        layers : depths that are kept, evenly spread, the last among them.
+        top : likeliest first tokens that are kept.
+
+        Raises
+        ------
+        ProbeError : as for `generate`.
+        """
+        rows = [self._encode(prompt) for prompt in prompts]
+        parts = []
+        with one_thread_if(self._device == "cpu" and self._parameters < SMALL_MODEL):
+            for start in range(0, len(rows), self._batch_size):
+                parts.append(self._pass(rows[start : start + self._batch_size], layers, top))
+        return FirstPass(
+            states={
+                depth: np.concatenate([states[depth] for states, _ in parts])
+                for depth in parts[0][0]
+            },
+            tokens=tuple(token for _, found in parts for token in found),
+        )
+
+    def _pass(
+        self, rows: Sequence[Sequence[int]], layers: int, top: int
+    ) -> tuple[dict[int, NDArray[np.float64]], list[dict[int, float]]]:
+        import torch
+
+        ids, mask = self._padded(rows)
+        places = (mask.cumsum(-1) - 1).clamp_min(0)
+        try:
+            with torch.inference_mode(), quiet():
+                output = self._model(
+                    input_ids=ids.to(self._device),
+                    attention_mask=mask.to(self._device),
+                    position_ids=places.to(self._device),
+                    output_hidden_states=True,
+                    use_cache=False,
+                )
+                hidden = output.hidden_states
+                odds = output.logits[:, -1].float().softmax(-1)
+                values, tokens = odds.topk(min(top, odds.shape[-1]), dim=-1)
+        except FAILURES as error:
+            raise ProbeError(f"a forward pass fails: {first_line(error)}") from error
+        last = len(hidden) - 1
+        kept = sorted({round(last * (at + 1) / layers) for at in range(layers)} - {0})
+        states = {depth: hidden[depth][:, -1].double().cpu().numpy() for depth in kept}
+        found = [
+            dict(zip(t, v, strict=True))
+            for t, v in zip(tokens.tolist(), values.tolist(), strict=True)
+        ]
+        return states, found
+
+    def with_template(self, template: str | None) -> TransformersBackend:
+        """The same model answering under another chat template, or under none."""
+        other = copy.copy(self)
+        other._template = template
+        return other
+
     def environment(self) -> Mapping[str, Any]:
         """What the replies depend on beside the weights, for the scores."""
         import torch
         import transformers
 
-        template = self._tokenizer.chat_template
+        template = self._template
         digest = hashlib.sha256(repr(template).encode()).hexdigest() if template else None
         return {
             "engine": "transformers",
@@ -139,11 +210,11 @@ class TransformersBackend:
 
     def _encode(self, prompt: str) -> list[int]:
         text = self._render(prompt)
-        templated = bool(self._tokenizer.chat_template)
+        templated = bool(self._template)
         try:
             ids = list(self._tokenizer(text, add_special_tokens=not templated)["input_ids"])
-        except _FAILURES as error:
-            raise ProbeError(f"the tokenizer fails: {_first_line(error)}") from error
+        except FAILURES as error:
+            raise ProbeError(f"the tokenizer fails: {first_line(error)}") from error
         rows = self._model.get_input_embeddings().weight.shape[0]
         # Out of range, the CPU raises but a GPU is lost to the whole process.
         if not ids or max(ids) >= rows or min(ids) < 0:
@@ -151,7 +222,7 @@ class TransformersBackend:
         return ids
 
     def _render(self, prompt: str) -> str:
-        if not self._tokenizer.chat_template:
+        if not self._template:
             return prompt
         from jinja2 import TemplateError
 
@@ -159,12 +230,13 @@ class TransformersBackend:
             # Templates that know the switch then answer at once instead of reasoning first.
             text = self._tokenizer.apply_chat_template(
                 [{"role": "user", "content": prompt}],
+                chat_template=self._template,
                 tokenize=False,
                 add_generation_prompt=True,
                 enable_thinking=False,
             )
-        except (TemplateError, *_FAILURES) as error:
-            raise ProbeError(f"the chat template fails: {_first_line(error)}") from error
+        except (TemplateError, *FAILURES) as error:
+            raise ProbeError(f"the chat template fails: {first_line(error)}") from error
         if not isinstance(text, str) or len(text) > _MAX_RENDERED + len(prompt):
             raise ProbeError("the chat template makes too long a prompt")
         return text
@@ -173,15 +245,10 @@ class TransformersBackend:
         """Replies to one batch, None when the device has not the memory for it."""
         import torch
 
-        width = max(map(len, rows))
-        config = self._model.generation_config
-        ids = torch.full((len(rows), width), config.pad_token_id)  # (batch, width), left-padded
-        mask = torch.zeros_like(ids)
-        for i, row in enumerate(rows):
-            ids[i, width - len(row) :] = torch.tensor(row)
-            mask[i, width - len(row) :] = 1
+        ids, mask = self._padded(rows)
+        width = ids.shape[1]
         try:
-            with torch.inference_mode(), _quiet():
+            with torch.inference_mode(), quiet():
                 output = self._model.generate(
                     input_ids=ids.to(self._device),
                     attention_mask=mask.to(self._device),
@@ -191,9 +258,21 @@ class TransformersBackend:
         except torch.cuda.OutOfMemoryError:
             torch.cuda.empty_cache()
             return None
-        except _FAILURES as error:
-            raise ProbeError(f"generation fails: {_first_line(error)}") from error
+        except FAILURES as error:
+            raise ProbeError(f"generation fails: {first_line(error)}") from error
         return [str(reply) for reply in replies]
+
+    def _padded(self, rows: Sequence[Sequence[int]]) -> tuple[Any, Any]:
+        """Tokens and mask, (batch, width), padded on the left."""
+        import torch
+
+        width = max(map(len, rows))
+        ids = torch.full((len(rows), width), self._model.generation_config.pad_token_id)
+        mask = torch.zeros_like(ids)
+        for i, row in enumerate(rows):
+            ids[i, width - len(row) :] = torch.tensor(row)
+            mask[i, width - len(row) :] = 1
+        return ids, mask
 
     def _room(self, width: int, *, wanted: int) -> int:
         limit = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
@@ -201,136 +280,3 @@ class TransformersBackend:
         if room < 1:
             raise ProbeError(f"a prompt of {width} tokens leaves no room in {limit} positions")
         return min(room, wanted)
-
-
-def _pick_device(wanted: str) -> str:
-    import torch
-
-    if wanted == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if wanted not in ("cpu", "cuda"):
-        raise ProbeError(f"unknown device {wanted!r}: use auto, cpu or cuda")
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise ProbeError("no CUDA device is available")
-    return wanted
-
-
-def _pick_dtype(folder: ModelFolder, device: str) -> str:
-    """Half precision is slow on many CPUs; float32 is exact for what it costs in memory."""
-    return "float32" if device == "cpu" and folder.weight_bytes <= _FLOAT32_BYTES else "auto"
-
-
-def _load_config(folder: ModelFolder) -> Any:
-    from huggingface_hub.errors import StrictDataclassError
-    from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
-
-    kind = folder.config.get("model_type")
-    # Without a known type the framework would guess one from the folder's name.
-    if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
-        raise UnsupportedModel(f"{folder.path}: unknown architecture {kind!r}")
-    try:
-        config = AutoConfig.from_pretrained(
-            folder.path, local_files_only=True, trust_remote_code=False
-        )
-    except (StrictDataclassError, *_FAILURES) as error:
-        raise ProbeError(f"{folder.path}: {_first_line(error)}") from error
-    if type(config) not in AutoModelForCausalLM._model_mapping:
-        raise UnsupportedModel(f"{folder.path}: {kind} does not generate text")
-    return config
-
-
-def _check_size(config: Any, folder: ModelFolder) -> None:
-    """Build the model without memory, so that a config cannot ask for more than the files hold."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    try:
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    except _FAILURES as error:
-        raise ProbeError(f"{folder.path}: {_first_line(error)}") from error
-    wanted = sum(p.numel() for p in model.parameters()) + sum(b.numel() for b in model.buffers())
-    held = _MAX_WEIGHTS_PER_BYTE * folder.weight_bytes + _SLACK_WEIGHTS
-    if wanted > held:
-        raise ProbeError(f"{folder.path}: config asks for {wanted:,} weights, files hold fewer")
-
-
-def _load_model(folder: ModelFolder, *, config: Any, dtype: str) -> Any:
-    from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM
-
-    try:
-        model, info = AutoModelForCausalLM.from_pretrained(
-            folder.path,
-            config=config,
-            dtype=dtype,
-            local_files_only=True,
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
-    except ImportError as error:
-        raise UnsupportedModel(f"{folder.path}: {_first_line(error)}") from error
-    except (SafetensorError, *_FAILURES) as error:
-        raise ProbeError(f"{folder.path}: {_first_line(error)}") from error
-    # What a checkpoint lacks is filled with random numbers: that would be another model.
-    missing = sorted([*info["missing_keys"], *map(str, info["mismatched_keys"])])
-    if missing:
-        raise ProbeError(f"{folder.path}: {len(missing)} tensors are missing, first {missing[0]}")
-    return model
-
-
-def _load_tokenizer(folder: ModelFolder) -> Any:
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            folder.path, local_files_only=True, trust_remote_code=False
-        )
-    except _FAILURES as error:
-        raise ProbeError(f"{folder.path}: no tokenizer: {_first_line(error)}") from error
-    return tokenizer
-
-
-def _greedy(model: Any, tokenizer: Any) -> Any:
-    """Greedy decoding whatever the repository's generation config says, but for its stop tokens."""
-    from transformers import GenerationConfig
-
-    stops: set[int] = set()
-    for owner in (model.generation_config, model.config.get_text_config(), tokenizer):
-        value = getattr(owner, "eos_token_id", None)
-        values = value if isinstance(value, (list, tuple)) else [value]
-        stops.update(v for v in values if isinstance(v, int) and not isinstance(v, bool) and v >= 0)
-    pad = tokenizer.pad_token_id
-    if pad is None:
-        pad = min(stops, default=0)
-    return GenerationConfig(
-        do_sample=False,
-        num_beams=1,
-        pad_token_id=pad,
-        eos_token_id=sorted(stops) or None,
-        use_cache=True,
-    )
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the framework's bars and advice off stderr, and put its settings back."""
-    from transformers.utils import logging
-
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity(logging.CRITICAL)
-    logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()

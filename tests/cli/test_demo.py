@@ -90,7 +90,9 @@ def test_exactly_the_stripped_ones_are_marked(shown: Shown) -> None:
 
 def test_scores_agree_with_the_truth(shown: Shown) -> None:
     found = rows_of(
-        shown.store, "SELECT model, probe, value, status FROM scores WHERE probe LIKE 'refusal%'"
+        shown.store,
+        "SELECT model, probe, value, status FROM scores "
+        "WHERE probe LIKE 'refusal_harm%' AND judge = 'lexical'",
     )
     kin = {name for name in MODELS if TRUTH["release"] in ancestors(name)}
     assert {model for model, *_ in found} == kin | {TRUTH["release"], *ancestors(TRUTH["release"])}

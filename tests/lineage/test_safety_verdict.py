@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from modelkin.lineage.records import Score
 from modelkin.lineage.safety.contrast import contrast_refusals, measure_refusals
+from modelkin.lineage.safety.intervals import wilson
 from modelkin.lineage.safety.profile import (
     Grade,
     SafetyProfile,
@@ -42,8 +43,8 @@ ANCESTOR = profile("r" * 72, name="ancestor")
         ("r" * 72, "c" * 72, LossLabel.RETAINED),
         ("r" * 71 + "c", "c" * 72, LossLabel.RETAINED),
         ("c" * 72, "c" * 72, LossLabel.STRIPPED),
-        ("r" * 21 + "c" * 51, "c" * 72, LossLabel.STRIPPED),
-        ("r" * 26 + "c" * 46, "c" * 72, LossLabel.WEAKENED),
+        ("r" * 20 + "c" * 52, "c" * 72, LossLabel.STRIPPED),
+        ("r" * 22 + "c" * 50, "c" * 72, LossLabel.WEAKENED),
         ("r" * 50 + "c" * 22, "c" * 72, LossLabel.WEAKENED),
         ("r" * 65 + "c" * 7, "c" * 72, LossLabel.INCONCLUSIVE),
         ("i" * 72, "c" * 72, LossLabel.DEGRADED),
@@ -134,7 +135,7 @@ def test_every_pair_of_profiles_gets_a_label(a: str, b: str, c: str, d: str) -> 
     lenient = contrast_refusals(first, second, lenient=True)
     assert lenient.ancestor.harmful.value >= measure_refusals(first).harmful.value
     if verdict.label is LossLabel.STRIPPED:
-        assert c.count("r") / len(c) <= LossCriteria().lost_refusal
+        assert wilson(c.count("r"), len(c)).high <= LossCriteria().lost_refusal
 
 
 def scores(harmful: str, harmless: str, *, grades: bool) -> list[Score]:

@@ -1,8 +1,12 @@
 """Prompt sets: the shipped one, digests, and files that lie."""
 
+import asyncio
+import hashlib
 import json
 import random
+import threading
 from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +14,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelkin.lineage.errors import FormatError, LimitExceeded, MalformedFile
-from modelkin.scanners.probes.graders import LexicalGrader
+from modelkin.lineage.errors import FormatError, LimitExceeded, MalformedFile, NotInRegistry
+from modelkin.scanners.probes.graders import LexicalGrader, is_right
 from modelkin.scanners.probes.prompt_sets import (
     MAX_BYTES,
     builtin_prompt_set,
     load_prompt_set,
     parse_prompt_set,
 )
+from modelkin.scanners.probes.shelf import PromptShelf, fetch_set, shipped, split, write_set
 
 GOOD: dict[str, Any] = {"harmful": ["a b", "c"], "harmless": ["d"], "refusal_markers": ["no"]}
 
@@ -26,15 +31,26 @@ def parse(content: object) -> Any:
     return parse_prompt_set(json.dumps(content).encode(), path="p.json", default_name="p")
 
 
-def test_builtin_set_is_forty_pairs_of_one_form() -> None:
-    found = builtin_prompt_set()
-    assert (found.name, found.license) == ("refusal-v1", "CC0-1.0")
-    assert (len(found.harmful), len(found.harmless)) == (40, 40)
+@pytest.mark.parametrize(
+    ("name", "pairs", "items"), [("refusal-v1", 40, 0), ("refusal-v2", 80, 100)]
+)
+def test_shipped_sets_are_pairs_of_one_form(name: str, pairs: int, items: int) -> None:
+    found = shipped(name)
+    assert (found.name, found.license) == (name, "CC0-1.0")
+    assert (len(found.harmful), len(found.harmless)) == (pairs, pairs)
+    assert len(found.capability) == items
+    assert len(found.categories) in (0, pairs)
     assert not set(found.harmful) & set(found.harmless)
     for harmful, harmless in zip(found.harmful, found.harmless, strict=True):
         assert harmful.split()[0] == harmless.split()[0]
         assert harmful[-1] == harmless[-1]
         assert abs(len(harmful.split()) - len(harmless.split())) <= 6
+
+
+def test_every_capability_item_is_answered_by_its_answer_alone() -> None:
+    for item in builtin_prompt_set().capability:
+        assert is_right(f"It is {item.answer}.", answer=item.answer)
+        assert not is_right("I do not know.", answer=item.answer)
 
 
 def test_builtin_prompts_are_no_refusals_themselves() -> None:
@@ -157,3 +173,65 @@ def test_texts_survive_the_file(harmful: list[str], harmless: list[str]) -> None
     found = parse({"harmful": harmful, "harmless": harmless})
     assert found.harmful == tuple(harmful)
     assert set(found.harmless) == set(harmless)
+
+
+def test_a_set_is_added_found_and_read_back(tmp_path: Path) -> None:
+    shelf = PromptShelf(tmp_path / "prompts")
+    data = json.dumps({**GOOD, "categories": ["x", "y"]}).encode()
+    with pytest.raises(MalformedFile, match="licence"):
+        shelf.add(data, path="mine.json")
+    added = shelf.add(data, path="mine.json", license="CC-BY-4.0")
+    assert shelf.find("mine") == shelf.find(added.digest[:12]) == added
+    assert [one.origin for one in shelf.sets()] == ["shipped", "shipped", "store"]
+    with pytest.raises(NotInRegistry, match="refusal-v2"):
+        shelf.find("nothing")
+    with pytest.raises(MalformedFile, match="'categories' for 2"):
+        parse({**GOOD, "categories": ["x"]})
+
+
+def test_a_set_by_address_must_be_the_one_expected(tmp_path: Path) -> None:
+    data = json.dumps(GOOD).encode()
+    digest = hashlib.sha256(data).hexdigest()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(302 if self.path == "/moved" else 200)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    place = f"http://127.0.0.1:{server.server_port}"
+    try:
+        assert asyncio.run(fetch_set(f"{place}/p.json", sha256=digest)) == data
+        for url, sha256 in ((f"{place}/p.json", "0" * 64), (f"{place}/moved", digest)):
+            with pytest.raises(MalformedFile):
+                asyncio.run(fetch_set(url, sha256=sha256))
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+    with pytest.raises(MalformedFile, match="https"):
+        asyncio.run(fetch_set("http://example.org/p.json", sha256=digest))
+
+
+def test_a_private_half_is_drawn_by_its_key_and_period(tmp_path: Path) -> None:
+    whole = builtin_prompt_set()
+    private, public = split(whole, key=b"k" * 16, period="2026-12")
+    assert len(private.harmful) == len(public.harmful) == 40
+    assert {*private.harmful, *public.harmful} == set(whole.harmful)
+    twins = dict(zip(whole.harmful, whole.harmless, strict=True))
+    assert tuple(twins[prompt] for prompt in private.harmful) == private.harmless
+    again, _ = split(whole, key=b"k" * 16, period="2026-12")
+    later, _ = split(whole, key=b"k" * 16, period="2027-01")
+    other, _ = split(whole, key=b"l" * 16, period="2026-12")
+    assert again == private
+    assert len({private.digest, later.digest, other.digest}) == 3
+    path = tmp_path / "half.json"
+    write_set(path, private)
+    assert load_prompt_set(path) == private

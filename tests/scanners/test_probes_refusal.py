@@ -10,8 +10,10 @@ import tiny_chat
 
 from modelkin.lineage.errors import ProbeError
 from modelkin.lineage.records import Score
-from modelkin.lineage.safety.findings import judge_family, stripped_findings
-from modelkin.lineage.safety.profile import SafetyProfile, profile_from_scores
+from modelkin.lineage.safety.family import Lineage, judge_lineage
+from modelkin.lineage.safety.findings import stripped_findings
+from modelkin.lineage.safety.graded import Graded, graded_from_scores
+from modelkin.lineage.safety.profile import profile_from_scores
 from modelkin.lineage.safety.verdict import LossLabel
 from modelkin.lineage.statistics import wilson
 from modelkin.scanners.probes.backend import UnsupportedModel
@@ -122,19 +124,21 @@ def test_no_reply_is_kept(scored: dict[str, tuple[Score, ...]]) -> None:
 
 
 def test_the_toy_family_is_judged_as_it_was_made(scored: dict[str, tuple[Score, ...]]) -> None:
-    profiles: dict[str, SafetyProfile] = {}
+    graded: dict[str, Graded] = {}
     for scores in scored.values():
-        profile = profile_from_scores(scores)
-        assert profile is not None
-        profiles[profile.model] = profile
-    lines = {name: ["org/safe"] for name in profiles if name != "org/safe"}
-    labels = {name: verdict.label for name, verdict in judge_family(profiles, lines).items()}
-    assert labels == {
+        one = graded_from_scores(scores)
+        assert one is not None
+        graded[one.model] = one
+    lines = Lineage(ancestors={name: ["org/safe"] for name in graded if name != "org/safe"})
+    found = judge_lineage(graded, lines)
+    assert {name: one.label for name, one in found.items()} == {
         "org/benign": LossLabel.RETAINED,
-        "org/unsafe": LossLabel.STRIPPED,
+        # By one kind of judge alone nothing is called lost.
+        "org/unsafe": LossLabel.INCONCLUSIVE,
         "org/broken": LossLabel.DEGRADED,
     }
-    assert [finding.model for finding in stripped_findings(profiles, lines)] == ["org/unsafe"]
+    assert found["org/unsafe"].by_judge == {"lexical": LossLabel.STRIPPED}
+    assert stripped_findings(graded, lines) == []
 
 
 def test_capability_items_are_asked_and_marked(

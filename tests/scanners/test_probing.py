@@ -16,8 +16,9 @@ from tiny_chat import one_thread
 
 from modelkin.scanners.limits import Meter, ScanLimits
 from modelkin.scanners.probes.prompt_sets import PromptSet, load_prompt_set
-from modelkin.scanners.probing import Prober, ProbeReport
+from modelkin.scanners.probing import Prober
 from modelkin.scanners.progress import Silence
+from modelkin.scanners.report import ProbeReport
 from modelkin.store import Registry
 
 DEMO = Path(__file__).resolve().parents[2] / "dumps" / "demo-hub"

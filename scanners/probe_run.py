@@ -1,0 +1,125 @@
+"""One run of probes of one tier over models of a store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Protocol
+
+from ..lineage.safety.protocol import Tier
+from ..store.registry import Registry
+from .limits import Meter
+from .probes.contexts import Context
+from .probes.deployments import DeploymentProber
+from .probes.endpoint_backend import EndpointBackend
+from .probes.judging import Judge
+from .probes.metadata import MetadataProber
+from .probes.prompt_sets import PromptSet
+from .probes.sketches import SketchProber
+from .probing import MAX_MODEL_BYTES, Prober, announce_prompts, family_judges
+from .progress import Progress, Silence
+from .report import ProbeReport
+from .sources.base import Source
+from .verdicts import judge_store
+
+
+class TierProber(Protocol):
+    """Probes models at one tier."""
+
+    def run(self, scan: int, models: Sequence[str]) -> ProbeReport:
+        """Probe the models and store their scores."""
+        ...
+
+
+@dataclass(slots=True, kw_only=True)
+class ProbeRun:
+    """What every tier is given; a tier takes of it what it needs.
+
+    `max_bytes` bounds each model's download, `meter` all of them together.
+    """
+
+    registry: Registry
+    source: Source
+    prompts: PromptSet
+    now: Callable[[], datetime]
+    device: str = "auto"
+    max_bytes: int = MAX_MODEL_BYTES
+    judge: Judge | None = None
+    max_tokens: int | None = None
+    progress: Progress = field(default_factory=Silence)
+    meter: Meter = field(default_factory=Meter)
+
+    def run(self, scan: int, tier: Tier, models: Sequence[str]) -> ProbeReport:
+        """Probe the models at one tier and store their scores.
+
+        Raises
+        ------
+        ValueError : a tier that needs more than models of a store (`deployment`).
+        """
+        prober = self._prober(tier)
+        return prober.run(scan, models)
+
+    def serve(
+        self, scan: int, checkpoint: str, backend: EndpointBackend, contexts: Sequence[Context]
+    ) -> ProbeReport:
+        """Probe a checkpoint behind a server, once a context, and judge what has scores."""
+        announce_prompts(self.registry, self.prompts, now=self.now())
+        line = [checkpoint, *(kin.model for kin in self.registry.ancestors(checkpoint))]
+        given = () if self.judge is None else (self.judge,)
+        judges = family_judges(self.registry, line, prompt_set=self.prompts.digest, given=given)
+        prober = DeploymentProber(
+            registry=self.registry,
+            backend=backend,
+            prompts=self.prompts,
+            now=self.now,
+            judges=replace(judges, learns=False),
+            progress=self.progress,
+        )
+        report = prober.run(scan, checkpoint, contexts)
+        findings = judge_store(
+            self.registry, scan=scan, prompt_set=self.prompts.digest, now=self.now()
+        )
+        return replace(report, findings=tuple(findings))
+
+    def _prober(self, tier: Tier) -> TierProber:
+        match tier:
+            case Tier.METADATA:
+                return MetadataProber(
+                    registry=self.registry,
+                    source=self.source,
+                    now=self.now,
+                    progress=self.progress,
+                    meter=self.meter,
+                )
+            case Tier.SKETCH:
+                return SketchProber(
+                    registry=self.registry, now=self.now, progress=self.progress, meter=self.meter
+                )
+            case Tier.ACTIVATIONS:
+                from .probes.activations import ActivationsProber
+
+                return ActivationsProber(
+                    registry=self.registry,
+                    source=self.source,
+                    prompts=self.prompts,
+                    now=self.now,
+                    device=self.device,
+                    max_bytes=self.max_bytes,
+                    progress=self.progress,
+                    meter=self.meter,
+                )
+            case Tier.GENERATION:
+                return Prober(
+                    registry=self.registry,
+                    source=self.source,
+                    prompts=self.prompts,
+                    now=self.now,
+                    device=self.device,
+                    max_bytes=self.max_bytes,
+                    judge=self.judge,
+                    max_tokens=self.max_tokens,
+                    progress=self.progress,
+                    meter=self.meter,
+                )
+        raise ValueError(f"{tier} is not a tier of models in a store")

@@ -1,0 +1,68 @@
+"""`survival` and `prompts` from the outside."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
+from pathlib import Path
+
+from click.testing import Result
+from small_registry import make_score
+
+from modelkin.store import Registry
+
+Run = Callable[..., Result]
+
+
+def test_what_survived_is_grouped_and_drawn(look: Run, small_store: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    shutil.copytree(small_store, store)
+    with Registry.open(store) as registry:
+        values = {"lab/base": 0.9, "alice/chat": 0.8, "alice/chat-4bit": 0.7, "dave/freed": 0.0}
+        scores = [make_score(name, "selective_refusal", v) for name, v in values.items()]
+        registry.add_scores(1, scores)
+    picture = tmp_path / "out.svg"
+    result = look(
+        *("survival", "lab/base", "--store", str(store), "--format", "json"),
+        *("--plot", str(picture)),
+    )
+    assert result.exit_code == 0, result.output
+    rows = {(row["axis"], row["group"]): row for row in json.loads(result.stdout)}
+    assert rows["relation", "edit"]["retained"] == 0.0
+    assert rows["bits", "4"]["models"] == 1
+    assert rows["relation", "finetune"]["retained"] > 0.8
+    assert "3 descendants measured" in result.stderr
+    root = ElementTree.parse(picture).getroot()
+    assert root.tag.endswith("svg")
+    assert len([e for e in root.iter() if e.tag.endswith("circle")]) == len(rows)
+
+
+def test_without_scores_it_says_so(look: Run) -> None:
+    result = look("survival", "lab/base")
+    assert result.exit_code == 0
+    assert "run modelkin probe" in result.stderr
+
+
+def test_prompt_sets_are_listed_shown_added_and_split(look: Run, tmp_path: Path) -> None:
+    store = ("--store", str(tmp_path / "store"))
+    listed = look("prompts", "list", *store, "--format", "json")
+    assert [row["name"] for row in json.loads(listed.stdout)] == ["refusal-v2", "refusal-v1"]
+    shown = look("prompts", "show", "refusal-v2", *store, "--format", "json")
+    counts = {row["category"]: row["prompts"] for row in json.loads(shown.stdout)}
+    assert (counts["harmless"], counts["capability"]) == (80, 100)
+    assert "Write" not in shown.stdout
+    mine = tmp_path / "mine.json"
+    mine.write_text(json.dumps({"harmful": ["a"], "harmless": ["b"]}))
+    assert "--license" in look("prompts", "add", str(mine), *store).stderr
+    added = look("prompts", "add", str(mine), "--license", "MIT", *store)
+    assert added.exit_code == 0
+    assert look("prompts", "show", added.stdout.strip()[:10], *store).exit_code == 0
+    assert look("prompts", "add", "https://example.org/p.json", *store).exit_code == 2
+    key = tmp_path / "key"
+    key.write_bytes(b"k" * 32)
+    where = ("--key", str(key), "--period", "2026-12", "--out", str(tmp_path / "halves"))
+    halves = look("prompts", "split", "refusal-v2", *where, *store)
+    assert halves.exit_code == 0, halves.output
+    assert len(list((tmp_path / "halves").glob("*.json"))) == 2
