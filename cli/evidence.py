@@ -99,7 +99,7 @@ def explain(registry: RegistryReader, child: str, *, parent: str | None = None) 
     )
 
 
-def _measured(registry: Registry, why: Why) -> dict[str, WeightComparison]:
+def _measured(registry: RegistryReader, why: Why) -> dict[str, WeightComparison]:
     """The child's sketch on that of each parent and runner-up, as far as they can be compared."""
     named = [edge.parent for edge in why.edges if edge.inferred]
     named += [one.parent for one in why.candidates]

@@ -376,7 +376,7 @@ class PublicReader(RegistryReader):
         )
         return [_tidy(record) for record in found]
 
-    def survival(self, model: str, probe: str, *, distance: str) -> list[Record]:
+    def survival_points(self, model: str, probe: str, *, distance: str) -> list[Record]:
         """The macro `survival` with the size of each model's step; `distance` names that clue."""
         values = {"model": self.resolve_name(model), "probe": probe, "distance": distance}
         return [_tidy(record) for record in self._database.records(_SURVIVAL, values)]

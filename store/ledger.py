@@ -13,7 +13,7 @@ from typing import Any
 
 from ..lineage.records import DeclaredParent, ModelInfo
 from . import events, schedule, sweeps
-from .closure import rebuild_closure
+from .closing import rebuild_closure
 from .database import Database
 from .facts import Event, Publication, Queue, RevisionFacts, Sweep
 from .sketch_scrub import clear_sketches

@@ -40,7 +40,7 @@ Row = Mapping[str, Any]
 def ask_plots(reader: PublicReader, values: Values) -> Answer:
     """One row a measured descendant; `about` holds them by relation and by bits, and the growth."""
     name, probe = reader.resolve_name(values["model"]), values["probe"]
-    found = reader.survival(name, probe, distance=DISTANCE)
+    found = reader.survival_points(name, probe, distance=DISTANCE)
     rows = [{**row, "bits": _bits(row)} for row in found]
     about = {
         "model": name,
