@@ -12,13 +12,13 @@ from ..lineage.errors import MalformedFile, RegistryError
 from ..lineage.infer.across import infer_across
 from ..lineage.infer.circles import without_circles
 from ..lineage.infer.engine import CODE_VERSION, Inference, infer_bucket
+from ..lineage.infer.packed import is_packed
 from ..lineage.infer.specimen import Specimen, specimen
-from ..lineage.records import RoleKey
-from ..lineage.sketch.sketch import Sketch, SketchBlock
 from ..store.facts import HiddenModel, SketchRow
 from ..store.registry import Registry
 from ..store.sketches import SketchStore
 from .progress import Progress, Silence
+from .sketch_records import load_sketch
 from .threads import SMALL_BUCKET, one_thread_if
 
 ACROSS_ALL = 2_000
@@ -68,7 +68,7 @@ def infer_store(
         group = _specimens(buckets[key], registry.sketches, unreadable)
         with one_thread_if(len(group) < SMALL_BUCKET):
             found.append(infer_bucket(group, compute=compute, originals=originals))
-        everyone += group
+        everyone += [one for one in group if not is_packed(one)]
         for row in sorted(buckets[key], key=lambda r: r.sketch_digest or ""):
             digest.update((row.sketch_digest or row.sketch_path).encode())
         watch.step(key)
@@ -105,45 +105,6 @@ def _across_buckets(
         pairs_tested=across.pairs_tested,
         pairs_related=across.pairs_related,
     )
-
-
-def load_sketch(sketches: SketchStore, path: str) -> Sketch:
-    """Read a sketch back from the store.
-
-    Raises
-    ------
-    RegistryError : the file is missing or damaged.
-    """
-    arrays, described = sketches.load(path), sketches.metadata(path)
-    blocks = {}
-    for name, array in arrays.items():
-        shape, start, transposed = _parse_place(described.get(name, ""), path)
-        blocks[name] = SketchBlock(
-            key=_parse_key(name),
-            shape=shape,
-            transposed=transposed,
-            start=start,
-            count=array.shape[0],
-            dtype=array.dtype,
-            data=array.data,
-        )
-    return Sketch(plan=described.get("plan", ""), blocks=blocks)
-
-
-def _parse_place(text: str, path: str) -> tuple[tuple[int, ...], int, bool]:
-    shape, _, rest = text.partition("@")
-    try:
-        dims = tuple(int(d) for d in shape.split("x"))
-        return dims, int(rest.removesuffix("T")), rest.endswith("T")
-    except ValueError as error:
-        raise MalformedFile(f"a sketch block is described as {text!r}", path=path) from error
-
-
-def _parse_key(name: str) -> RoleKey:
-    layer, _, role = name.partition(".")
-    if layer.isdigit():
-        return RoleKey(role=role, layer=int(layer))
-    return RoleKey(role=name)
 
 
 def _specimens(

@@ -26,12 +26,14 @@ from ..lineage.records import Coverage, DeclaredParent, ModelFile, ModelInfo, Ou
 from ..lineage.sketch.plan import PLAN_VERSION, kindred_shapes
 from ..lineage.sketch.sketch import Sketch
 from ..store.facts import RevisionFacts, Visit
-from ..store.sketches import RawArray, SketchStore, sketch_key
+from ..store.sketches import SketchStore, sketch_key
 from .bounded_json import parse_json_object
 from .bytes import Traffic
 from .cards import Card, parse_card
-from .declared import declared_parents
+from .declared import declared_in_file, declared_parents
+from .formats.gguf_file import declared_bases
 from .formats.sharded import WeightLayout, choose_weight_files
+from .sketch_records import describe_blocks, sketch_arrays
 from .sketching import map_weights, read_sketch
 from .sources.base import Source
 
@@ -96,7 +98,7 @@ class Visitor:
             outcome=outcome,
             stage=work.stage,
             reason=reason,
-            path=getattr(work.failed, "path", None),
+            path=getattr(work.failed, "path", None) if work.failed else work.read,
             offset=getattr(work.failed, "offset", None),
             requests=traffic.requests,
             bytes_read=traffic.bytes,
@@ -123,6 +125,7 @@ class Visitor:
         work.stage = "files"
         layout = choose_weight_files([file.path for file in work.info.files])
         _check_layout(layout)
+        work.read = next(iter(layout.files), layout.index)
         digest = _weights_digest(layout, work.info.files)
         if digest is None:
             await self._sketch(work, layout, traffic)
@@ -139,8 +142,11 @@ class Visitor:
     ) -> None:
         work.stage = "header"
         weights = await map_weights(self.source, work.info, layout, traffic=traffic)
+        bases = declared_bases(weights.metadata)
+        if bases and work.declared is not None:
+            work.declared = declared_in_file(bases, work.declared, model=work.info.name)
         work.facts = RevisionFacts(
-            format="safetensors",
+            format=layout.format if weights.packing is None else weights.packing.format,
             dtype=weights.dtype,
             architecture=_architecture(work.config),
             shape_key=weights.shape_key,
@@ -199,8 +205,7 @@ class Visitor:
         key = sketch_key(
             source=info.source, source_id=info.source_id, sha=info.sha, plan=PLAN_VERSION
         )
-        arrays = {b.name: RawArray(b.dtype, (b.count,), b.data) for b in sketch}
-        saved = self.sketches.save(key, arrays, metadata=describe_blocks(sketch))
+        saved = self.sketches.save(key, sketch_arrays(sketch), metadata=describe_blocks(sketch))
         facts = work.facts or RevisionFacts()
         return replace(
             facts, sketch_plan=PLAN_VERSION, sketch_digest=saved.sha256, sketch_path=saved.path
@@ -219,15 +224,7 @@ class _Work:
     facts: RevisionFacts | None = None
     failed: ModelkinError | OSError | None = None
     blemish: FormatError | None = None
-
-
-def describe_blocks(sketch: Sketch) -> dict[str, str]:
-    """What a sketch file's header has to say beside dtypes: place and shape of each block."""
-    described = {"plan": sketch.plan}
-    for block in sketch:
-        shape = "x".join(map(str, block.shape))
-        described[block.name] = f"{shape}@{block.start}{'T' if block.transposed else ''}"
-    return described
+    read: str | None = None
 
 
 def _merged(found: ModelInfo, listed: ModelInfo) -> ModelInfo:

@@ -10,6 +10,7 @@ from typing import Literal
 
 from ...lineage.errors import LimitExceeded, MalformedFile, UnsupportedFormat
 from .bounded_json import JsonLimits, parse_object
+from .choosing import choose_gguf
 from .safetensors_file import MAX_TENSORS, Header
 
 MAX_SHARDS = 10_000
@@ -53,6 +54,7 @@ class WeightLayout:
     kind : "single" one file; "sharded" several, listed by `index` (None when a repository has a
         full set of shards and no index); "adapter" only a change to another model; "none" no
         weights; "unsupported" weights that cannot be told apart or decoded.
+    format : "safetensors", "gguf" or "pytorch".
     files : paths in the repository. With an index it decides; these are the shards of its name
         that the listing has.
     formats : for "unsupported", the formats seen, sorted; "safetensors" among them means several
@@ -60,6 +62,7 @@ class WeightLayout:
     """
 
     kind: Kind
+    format: str = "safetensors"
     files: tuple[str, ...] = ()
     index: str | None = None
     formats: tuple[str, ...] = ()
@@ -71,7 +74,7 @@ def choose_weight_files(paths: Sequence[str]) -> WeightLayout:
     `model.safetensors` first, then an index with its shards, then the one other safetensors file
     (or full set of shards) at the root. Optimizer states, training arguments, folders (`original/`
     among them) and the `consolidated` copy of a model are not the model; a `consolidated` file
-    that stands alone is.
+    that stands alone is. Where no safetensors file is the model, the most precise GGUF file is.
     """
     root = sorted({path for path in paths if "/" not in path})
     if _MODEL in root:
@@ -90,6 +93,9 @@ def choose_weight_files(paths: Sequence[str]) -> WeightLayout:
     adapters = tuple(path for path in _ADAPTERS if path in root)
     if adapters and not candidates:
         return WeightLayout(kind="adapter", files=adapters[:1])
+    if gguf := choose_gguf(paths):
+        kind: Kind = "single" if len(gguf) == 1 else "sharded"
+        return WeightLayout(kind=kind, format="gguf", files=gguf)
     return _undecided(paths)
 
 

@@ -79,7 +79,7 @@ def test_the_model_is_found(
 @pytest.mark.parametrize(
     ("paths", "formats"),
     [
-        (["a.Q4_K_M.gguf", "a.Q8_0.gguf"], ("gguf",)),
+        (["mmproj-a-f16.gguf", "a-00001-of-00002.gguf"], ("gguf",)),
         (["pytorch_model.bin", "training_args.bin"], ("pytorch",)),
         (["pytorch_model-00001-of-00002.bin", "tf_model.h5"], ("pytorch", "tensorflow")),
         (["unet/model.safetensors", "vae/model.safetensors"], ("safetensors",)),
