@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..lineage.architectures.roles import Place, assign_roles
-from ..lineage.errors import LimitExceeded, MalformedFile, UnsupportedFormat
+from ..lineage.errors import FormatError, LimitExceeded, MalformedFile, UnsupportedFormat
 from ..lineage.records import ModelInfo, RoleKey
 from ..lineage.sketch.plan import (
     PLAN_VERSION,
@@ -191,10 +191,13 @@ async def read_sketch(weights: WeightMap, *, traffic: Traffic) -> Sketch:
     MalformedFile : a weight is NaN or infinite.
     """
     wanted = _wanted(weights)
-    if not wanted:
+    undecoded = weights.packing is not None and not any(is_matrix(w.span.key) for w in wanted)
+    if not wanted or undecoded:
         path = next(iter(weights.sources), "")
         kinds = ", ".join(sorted(weights.skipped))
-        told = f"no tensor of a known role, number type and size{': ' if kinds else ''}{kinds}"
+        told = "no tensor of a known role, number type and size"
+        if kinds:
+            told = f"weights packed as {kinds} cannot be decoded here"
         raise UnsupportedFormat(told, path=path)
     spent = Traffic(traffic.requests, traffic.bytes - weights.free)
     chosen = _within_budget(wanted, spent)
@@ -335,7 +338,18 @@ def _pieces(want: _Wanted, held: Mapping[ByteRange, bytes]) -> list[bytes]:
 
 
 def _block(want: _Wanted, pieces: Sequence[bytes]) -> SketchBlock:
-    decoded = want.located.decode(pieces)
+    try:
+        decoded = want.located.decode(pieces)
+    except FormatError:
+        raise
+    except (ValueError, IndexError, ArithmeticError) as error:
+        # The parts of a packed weight do not fit each other.
+        first = want.located.ranges[0]
+        raise MalformedFile(
+            f"the parts of {want.weight.name[:200]!r} contradict each other: {error}",
+            path=first.path,
+            offset=first.begin,
+        ) from error
     block = block_of(
         want.span,
         shape=want.weight.shape,

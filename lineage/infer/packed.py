@@ -81,7 +81,8 @@ def place_packed(
 
     Returns
     -------
-    Edges and runners-up. Among packed models of equal weights all but the first are copies of it.
+    Edges and runners-up. Among packed models of equal weights whose source is not there all but the
+    first are copies of it; where it is there each was made from it.
 
     Notes
     -----
@@ -95,19 +96,18 @@ def place_packed(
     firsts: dict[str, Specimen] = {}
     pairs = 0
     for child in sorted(packed, key=_by_date):
-        first = firsts.setdefault(_content(child), child)
-        if first is not child:
-            edges.append(_copy_edge(child, first))
-            continue
         fits = fit_sources(child, originals)
         pairs += len(originals)
         decoded = [fit for fit in fits if _is_decoded(fit, child, children)]
         edges += [_decoded_edge(fit, child) for fit in decoded]
         before = [f for f in fits if f not in decoded and _can_precede(f.parent, child)]
         found = _decide(child, before)
+        first = firsts.setdefault(_content(child), child)
         if found is not None:
             edges.append(found[0])
             rejected += found[1]
+        elif first is not child:
+            edges.append(_copy_edge(child, first))
     return PackedPlaces(edges=tuple(edges), rejected=tuple(rejected), pairs_tested=pairs)
 
 

@@ -13,15 +13,19 @@ from .base import ByteRange, Decoded, Located
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlainWeight:
-    """A tensor of a float type, contiguous and row-major (a `Weight`)."""
+    """A tensor of a float type, contiguous and row-major (a `Weight`).
+
+    `called` is its name where it is not that of the stored tensor: the first expert of a stack.
+    """
 
     spec: TensorSpec
     shape: tuple[int, ...]
+    called: str | None = None
 
     @property
     def name(self) -> str:
         """The tensor's name."""
-        return self.spec.name
+        return self.called or self.spec.name
 
     @property
     def dtype(self) -> str:

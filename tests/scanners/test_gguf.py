@@ -13,6 +13,7 @@ from gguf_files import gguf_name, pair, permuted, raw_gguf, tensor, text, write_
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_models import tiny_weights
+from weight_files import BUDGET, MemoryBytes, span
 
 from modelkin.lineage.errors import (
     FormatError,
@@ -22,37 +23,16 @@ from modelkin.lineage.errors import (
     UnsupportedFormat,
 )
 from modelkin.scanners.bytes import LocalBytes, Traffic
-from modelkin.scanners.formats.base import Decoded, Weight
 from modelkin.scanners.formats.choosing import choose_gguf
 from modelkin.scanners.formats.gguf_blocks import BLOCK_TYPES, BlockType, decode_blocks
 from modelkin.scanners.formats.gguf_file import declared_bases, gguf_weights
 from modelkin.scanners.formats.gguf_header import GgufHeader, read_gguf_header
-from modelkin.scanners.sketching import MAX_SPAN_BYTES
 
 DECODED = [kind for kind in BLOCK_TYPES.values() if kind.decode is not None]
 
 
-class MemoryBytes:
-    """A file in memory."""
-
-    def __init__(self, data: bytes, path: str = "m.gguf") -> None:
-        self.data, self.path, self.size = data, path, len(data)
-        self.reads: list[tuple[int, int]] = []
-
-    async def read(self, begin: int, end: int) -> bytes:
-        assert 0 <= begin <= end <= self.size
-        self.reads.append((begin, end))
-        return self.data[begin:end]
-
-
 def header_of(data: bytes, first_read: int = 262_144) -> GgufHeader:
     return asyncio.run(read_gguf_header(MemoryBytes(data), first_read=first_read))
-
-
-def span(weight: Weight, data: bytes, start: int, count: int) -> Decoded:
-    located = weight.locate(start, count, budget=MAX_SPAN_BYTES)
-    assert located is not None
-    return located.decode([data[r.begin : r.end] for r in located.ranges])
 
 
 @pytest.mark.parametrize("kind", DECODED, ids=lambda kind: kind.name)
@@ -116,7 +96,7 @@ def test_what_is_read_is_the_span_and_no_more(tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
     write_gguf(path, tiny_weights("span", hidden=64), "Q8_0")
     file = gguf_weights({"m.gguf": header_of(path.read_bytes())})
-    located = file.weights["blk.1.attn_v.weight"].locate(0, 256, budget=MAX_SPAN_BYTES)
+    located = file.weights["blk.1.attn_v.weight"].locate(0, 256, budget=BUDGET)
     assert located is not None
     assert located.size == 8 * 34
 
