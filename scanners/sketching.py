@@ -34,6 +34,7 @@ from .formats.gguf_header import read_gguf_header
 from .formats.packed import group_parts, unpack
 from .formats.safetensors_file import read_header
 from .formats.sharded import MAX_INDEX, WeightLayout, check_index, parse_index
+from .formats.torch_file import read_torch_header
 from .sources.base import Source
 
 MAX_REQUESTS = 40
@@ -120,7 +121,12 @@ async def map_weights(
         paths = _needed_shards(names, hint, requests=traffic.requests)
     sources = dict(zip(paths, await _open_all(source, info, paths, traffic), strict=True))
     sizes = _header_sizes(names)
-    reads = (read_header(s, first_read=sizes.get(path, FIRST_READ)) for path, s in sources.items())
+    reads = (
+        read_torch_header(one)
+        if layout.format == "pytorch"
+        else read_header(one, first_read=sizes.get(path, FIRST_READ))
+        for path, one in sources.items()
+    )
     headers = dict(zip(paths, await asyncio.gather(*reads), strict=True))
     if names is not None:
         check_index({t: f for t, f in names.items() if f in headers}, headers)

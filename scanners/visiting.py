@@ -19,6 +19,7 @@ from ..lineage.errors import (
     ModelkinError,
     ModelNotFound,
     TransientError,
+    UnsafePickle,
     UnsafeRequest,
     UnsupportedFormat,
 )
@@ -36,6 +37,7 @@ from .formats.sharded import WeightLayout, choose_weight_files
 from .sketch_records import describe_blocks, sketch_arrays
 from .sketching import map_weights, read_sketch
 from .sources.base import Source
+from .unsafe import find_unsafe, unsafe_finding
 
 CARD_LIMIT = 1 << 20
 CONFIG_LIMIT = 1 << 20
@@ -93,12 +95,20 @@ class Visitor:
         except (ModelkinError, OSError) as error:
             outcome, reason = _outcome(error, described=work.described), str(error)
             work.failed = error
+            if isinstance(error, UnsafePickle):
+                work.unsafe.append(error)
+        if work.described:
+            walked = work.files
+            work.unsafe += await find_unsafe(self.source, work.info, read=walked, traffic=traffic)
+        path = next(iter(work.files), None)
+        if work.failed is not None:
+            path = getattr(work.failed, "path", None)
         coverage = Coverage(
             model=work.info.name,
             outcome=outcome,
             stage=work.stage,
             reason=reason,
-            path=getattr(work.failed, "path", None) if work.failed else work.read,
+            path=path,
             offset=getattr(work.failed, "offset", None),
             requests=traffic.requests,
             bytes_read=traffic.bytes,
@@ -110,6 +120,7 @@ class Visitor:
             facts=work.facts,
             declared=work.declared,
             plan=PLAN_VERSION,
+            findings=tuple(unsafe_finding(work.info.name, error) for error in work.unsafe),
         )
 
     async def _follow(self, work: _Work, traffic: Traffic) -> None:
@@ -125,7 +136,7 @@ class Visitor:
         work.stage = "files"
         layout = choose_weight_files([file.path for file in work.info.files])
         _check_layout(layout)
-        work.read = next(iter(layout.files), layout.index)
+        work.files = layout.files
         digest = _weights_digest(layout, work.info.files)
         if digest is None:
             await self._sketch(work, layout, traffic)
@@ -224,7 +235,8 @@ class _Work:
     facts: RevisionFacts | None = None
     failed: ModelkinError | OSError | None = None
     blemish: FormatError | None = None
-    read: str | None = None
+    files: tuple[str, ...] = ()
+    unsafe: list[UnsafePickle] = field(default_factory=list)
 
 
 def _merged(found: ModelInfo, listed: ModelInfo) -> ModelInfo:

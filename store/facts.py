@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from ..lineage.records import Clue, Coverage, DeclaredParent, ModelInfo
+from ..lineage.records import Clue, Coverage, DeclaredParent, Finding, ModelInfo
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +37,8 @@ class Visit:
 
     `info` None means that the model's description was not read either; `declared` None that its
     claims were not (the stored ones stay). `plan` is the sketch plan version that the visit
-    followed, so that a permanent skip is tried again under a newer plan.
+    followed, so that a permanent skip is tried again under a newer plan. `findings` are about files
+    that nobody should load.
     """
 
     coverage: Coverage
@@ -45,6 +46,7 @@ class Visit:
     facts: RevisionFacts | None = None
     declared: tuple[DeclaredParent, ...] | None = None
     plan: str | None = None
+    findings: tuple[Finding, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,5 +1,7 @@
 """Which of several files in other formats than safetensors is the one to read.
 
+Of pickles a repository may have many that are no model: states of optimizers, arguments.
+
 A repository often holds one model in many precisions. The most precise copy says most about its
 parents, so it is the one that is read; the others are the same model.
 """
@@ -15,6 +17,42 @@ _PRECISION = re.compile(r"(?:^|[-._/])(BF16|F16|F32|FP16|FP32|I?T?Q(\d)[0-9A-Z_]
 _NO_MODEL = re.compile(
     r"(^|[-._/])(mmproj|imatrix|clip|vae|lora|adapter|projector|control-?vector)", re.IGNORECASE
 )
+
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+_STATE = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state|random_states)[._]")
+_SHARD = re.compile(r"(.+?)[-_]([0-9]{5,6})[-_]of[-_]([0-9]{5,6})\.(bin|pt|pth)")
+_NO_WEIGHTS = re.compile(r"(adapter_model|ggml|vocab|tokenizer|spiece|sentencepiece|consolidated)")
+
+
+def choose_torch(paths: Iterable[str]) -> tuple[tuple[str, ...], str | None]:
+    """The PyTorch model of a listing: its files, and its index where it has one.
+
+    `pytorch_model.bin` first, then an index with its shards, then a full set of shards or the one
+    other checkpoint at the root; ((), None) where none can be told from the others.
+    """
+    root = sorted({path for path in paths if "/" not in path and not _STATE.match(path)})
+    if "pytorch_model.bin" in root:
+        return ("pytorch_model.bin",), None
+    shards: dict[tuple[str, str], list[str]] = defaultdict(list)
+    singles = []
+    for path in root:
+        if found := _SHARD.fullmatch(path):
+            shards[f"{found[1]}.{found[4]}", found[3]].append(path)
+        elif path.lower().endswith((".bin", ".pt", ".pth", ".ckpt")):
+            singles.append(path)
+    full = [(stem, files) for (stem, total), files in shards.items() if len(files) == int(total)]
+    if len(full) == 1:
+        stem, files = full[0]
+        index = f"{stem}.index.json"
+        return tuple(files), index if index in root else None
+    singles = [path for path in singles if not _NO_WEIGHTS.match(path)]
+    return ((singles[0],), None) if len(singles) == 1 and not shards else ((), None)
+
+
+def pickles_of(paths: Iterable[str]) -> list[str]:
+    """Every file that may be unpickled by whoever loads the repository, weights first."""
+    found = [path for path in set(paths) if path.lower().endswith(_PICKLES)]
+    return sorted(found, key=lambda path: (bool(_STATE.match(path)), path.count("/"), path))
 
 
 def choose_gguf(paths: Iterable[str]) -> tuple[str, ...]:

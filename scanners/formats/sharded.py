@@ -10,7 +10,7 @@ from typing import Literal
 
 from ...lineage.errors import LimitExceeded, MalformedFile, UnsupportedFormat
 from .bounded_json import JsonLimits, parse_object
-from .choosing import choose_gguf
+from .choosing import choose_gguf, choose_torch
 from .safetensors_file import MAX_TENSORS, Header
 
 MAX_SHARDS = 10_000
@@ -24,6 +24,7 @@ _NAME_BYTES = 255
 _SUFFIX = ".safetensors"
 _INDEX = ".safetensors.index.json"
 _MODEL = "model.safetensors"
+_OLD_ADAPTER = "adapter_model.bin"
 _ADAPTERS = ("adapter_model.safetensors", "adapters.safetensors")
 _SHARD = re.compile(r"(.+?)[-_]([0-9]{5,6})[-_]of[-_]([0-9]{5,6})\.safetensors")
 _STATE = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state)[._]")
@@ -74,7 +75,8 @@ def choose_weight_files(paths: Sequence[str]) -> WeightLayout:
     `model.safetensors` first, then an index with its shards, then the one other safetensors file
     (or full set of shards) at the root. Optimizer states, training arguments, folders (`original/`
     among them) and the `consolidated` copy of a model are not the model; a `consolidated` file
-    that stands alone is. Where no safetensors file is the model, the most precise GGUF file is.
+    that stands alone is. Where no safetensors file is the model, the most precise GGUF file is,
+    and then a PyTorch checkpoint.
     """
     root = sorted({path for path in paths if "/" not in path})
     if _MODEL in root:
@@ -96,6 +98,12 @@ def choose_weight_files(paths: Sequence[str]) -> WeightLayout:
     if gguf := choose_gguf(paths):
         kind: Kind = "single" if len(gguf) == 1 else "sharded"
         return WeightLayout(kind=kind, format="gguf", files=gguf)
+    torch, torch_index = choose_torch(paths)
+    if torch:
+        kind = "single" if len(torch) == 1 else "sharded"
+        return WeightLayout(kind=kind, format="pytorch", files=torch, index=torch_index)
+    if _OLD_ADAPTER in root:
+        return WeightLayout(kind="adapter", format="pytorch", files=(_OLD_ADAPTER,))
     return _undecided(paths)
 
 
@@ -206,6 +214,6 @@ def _shard_path(name: str, *, folder: str, path: str) -> str:
     safe = bare.isprintable() and not re.search(r'[/\\:*?"<>|]', bare)
     if not safe or not bare or bare.startswith(".") or len(bare.encode()) > _NAME_BYTES:
         raise MalformedFile(f"unsafe shard name {name[:200]!r}", path=path)
-    if not bare.endswith(_SUFFIX):
-        raise UnsupportedFormat(f"shard {name[:200]!r} is no safetensors file", path=path)
+    if not bare.endswith((_SUFFIX, ".bin")):
+        raise UnsupportedFormat(f"shard {name[:200]!r} is no weight file", path=path)
     return f"{folder}/{bare}" if folder else bare
