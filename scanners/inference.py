@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from ..lineage.compute import Compute
 from ..lineage.errors import MalformedFile, RegistryError
 from ..lineage.infer.across import infer_across
+from ..lineage.infer.adapters import place_adapters
 from ..lineage.infer.circles import without_circles
 from ..lineage.infer.engine import CODE_VERSION, Inference, infer_bucket
 from ..lineage.infer.packed import is_packed
@@ -17,6 +18,7 @@ from ..lineage.infer.specimen import Specimen, specimen
 from ..store.facts import HiddenModel, SketchRow
 from ..store.registry import Registry
 from ..store.sketches import SketchStore
+from .formats.adapters import FORMATS as ADAPTER_FORMATS
 from .progress import Progress, Silence
 from .sketch_records import load_sketch
 from .threads import SMALL_BUCKET, one_thread_if
@@ -73,7 +75,10 @@ def infer_store(
             digest.update((row.sketch_digest or row.sketch_path).encode())
         watch.step(key)
     found.append(_across_buckets(everyone, found, compute))
-    rows = [row for bucket in buckets.values() for row in bucket]
+    adapters = [row for row in registry.sketched() if row.format in ADAPTER_FORMATS]
+    changes = _specimens(adapters, registry.sketches, unreadable)
+    found = _with_adapters(found, changes, everyone)
+    rows = [*(row for bucket in buckets.values() for row in bucket), *adapters]
     _store(registry, found, rows, scan=scan, now=now, digest=digest.hexdigest())
     return InferenceReport(
         buckets=len(buckets),
@@ -83,6 +88,22 @@ def infer_store(
         edges=sum(len(one.edges) for one in found),
         unreadable=unreadable,
     )
+
+
+def _with_adapters(
+    found: Sequence[Inference], adapters: Sequence[Specimen], models: Sequence[Specimen]
+) -> list[Inference]:
+    """The same results, with the bases of adapters and the adapters named in merged children."""
+    if not adapters:
+        return list(found)
+    edges = [edge for one in found for edge in one.edges]
+    placed, again = place_adapters(adapters, {one.node: one for one in models}, edges)
+    kept = {(edge.child, edge.parent): edge for edge in again}
+    named = [
+        replace(one, edges=tuple(kept[edge.child, edge.parent] for edge in one.edges))
+        for one in found
+    ]
+    return [*named, Inference(edges=tuple(placed))]
 
 
 def _across_buckets(

@@ -121,7 +121,7 @@ class Mapper:
         )
         kin = [k for k in self.registry.descendants(release) if not k.hidden]
         kin += [k for k in self.registry.ancestors(release) if not k.hidden]
-        known = {row.model for row in self.registry.sketched()}
+        known = {row.model for row in self.registry.sketched() if row.shape_key is not None}
         return prober.run(scan, [release, *(k.model for k in kin if k.model in known)])
 
 

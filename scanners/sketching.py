@@ -11,7 +11,8 @@ import asyncio
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -28,6 +29,7 @@ from ..lineage.sketch.plan import (
 )
 from ..lineage.sketch.sketch import Sketch, SketchBlock, block_of
 from .bytes import ByteSource, Traffic
+from .formats.adapters import adapter_weights
 from .formats.base import ByteRange, Decoded, Located, Packing, Weight, WeightFile
 from .formats.gguf_file import MAX_SHARDS, gguf_weights
 from .formats.gguf_header import read_gguf_header
@@ -135,6 +137,34 @@ async def map_weights(
     named = group_parts(names or ())
     whole = names is None or len(headers) == len(set(names.values()))
     return _mapped(file, named, sources, hint=hint, whole=whole)
+
+
+async def map_adapter(
+    source: Source,
+    info: ModelInfo,
+    layout: WeightLayout,
+    config: Mapping[str, Any],
+    *,
+    traffic: Traffic,
+) -> WeightMap:
+    """Read an adapter's header; its tensors are the changes it makes to its base's weights.
+
+    Parameters
+    ----------
+    config : adapter_config.json; empty where there is none.
+
+    Raises
+    ------
+    As `map_weights`.
+    """
+    (path,) = layout.files
+    opened = await source.open(info, path, traffic=traffic)
+    torch = layout.format == "pytorch"
+    header = await (read_torch_header(opened) if torch else read_header(opened))
+    specs = {spec.name: spec for spec in header.tensors}
+    file = adapter_weights(specs, config)
+    mapped = _mapped(file, (), {path: opened}, hint=_hint(info), whole=False)
+    return replace(mapped, metadata=header.metadata)
 
 
 async def _map_gguf(

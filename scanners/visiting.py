@@ -35,7 +35,7 @@ from .declared import declared_in_file, declared_parents
 from .formats.gguf_file import declared_bases
 from .formats.sharded import WeightLayout, choose_weight_files
 from .sketch_records import describe_blocks, sketch_arrays
-from .sketching import map_weights, read_sketch
+from .sketching import map_adapter, map_weights, read_sketch
 from .sources.base import Source
 from .unsafe import find_unsafe, unsafe_finding
 
@@ -152,6 +152,9 @@ class Visitor:
         self, work: _Work, layout: WeightLayout, traffic: Traffic, *, digest: str | None = None
     ) -> None:
         work.stage = "header"
+        if layout.kind == "adapter":
+            await self._sketch_adapter(work, layout, traffic, digest=digest)
+            return
         weights = await map_weights(self.source, work.info, layout, traffic=traffic)
         bases = declared_bases(weights.metadata)
         if bases and work.declared is not None:
@@ -173,6 +176,23 @@ class Visitor:
         if digest is not None:
             self.known[digest] = work.facts
 
+    async def _sketch_adapter(
+        self, work: _Work, layout: WeightLayout, traffic: Traffic, *, digest: str | None
+    ) -> None:
+        """An adapter has no shape of its own: its sketch is of the change that it makes."""
+        weights = await map_adapter(self.source, work.info, layout, work.adapter, traffic=traffic)
+        packing = weights.packing
+        work.facts = RevisionFacts(
+            format=packing.format if packing else layout.format,
+            dtype=packing.type if packing else None,
+            weights_digest=digest,
+            config=work.config,
+        )
+        if not weights.shapes:
+            raise _NotSketched(Outcome.SKIPPED, "an adapter: placed by what it declares")
+        work.stage = "sketch"
+        work.facts = self._keep(work, await read_sketch(weights, traffic=traffic))
+
     async def _read_card(self, work: _Work, traffic: Traffic) -> None:
         """Claims of the card and the configs; what cannot be read is noted, not fatal."""
         info = work.info
@@ -190,6 +210,7 @@ class Visitor:
         adapter, mergekit = None, None
         if "adapter_config.json" in names:
             adapter = await self._json(info, "adapter_config.json", traffic)
+            work.adapter = adapter
         if "mergekit_config.yml" in names:
             text = await self._small(info, "mergekit_config.yml", CARD_LIMIT, traffic)
             mergekit = text.decode("utf-8", "replace")
@@ -231,6 +252,7 @@ class _Work:
     stage: str = "describe"
     described: bool = False
     config: Mapping[str, Any] = field(default_factory=dict)
+    adapter: Mapping[str, Any] = field(default_factory=dict)
     declared: tuple[DeclaredParent, ...] | None = None
     facts: RevisionFacts | None = None
     failed: ModelkinError | OSError | None = None
@@ -254,8 +276,6 @@ def _check_layout(layout: WeightLayout) -> None:
     match layout.kind:
         case "none":
             raise _NotSketched(Outcome.NO_WEIGHTS, "no weight file")
-        case "adapter":
-            raise _NotSketched(Outcome.SKIPPED, "an adapter: placed by what it declares")
         case "unsupported":
             seen = ", ".join(layout.formats)
             raise _NotSketched(Outcome.UNSUPPORTED, f"weights in a format not read here: {seen}")

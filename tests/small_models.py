@@ -316,7 +316,7 @@ BAD: dict[str, tuple[Change, tuple[str, str, str | None]]] = {
     "pickle only": (_only("pytorch_model.bin"), ("unsupported", "header", "pytorch_model.bin")),
     "adapter": (
         _only("adapter_config.json", "adapter_model.safetensors"),
-        ("skipped", "files", None),
+        ("malformed", "header", "adapter_model.safetensors"),
     ),
     "truncated header": (_cut, ("malformed", "header", WEIGHTS)),
     "lying header": (_overlapping, ("malformed", "header", WEIGHTS)),
