@@ -255,7 +255,8 @@ Pack = Callable[[str, Array], Packed]
 
 
 def _method(method: str, **more: Any) -> dict[str, Any]:
-    return {"quantization_config": {"quant_method": method, **more}}
+    stated = {"group_size": 32} if method in ("gptq", "awq") else {}
+    return {"quantization_config": {"quant_method": method, **stated, **more}}
 
 
 def _scheme(bits: int) -> dict[str, Any]:

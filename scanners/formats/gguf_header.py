@@ -28,6 +28,7 @@ MAX_TENSORS = 200_000
 MAX_STRINGS = 4_000_000
 MAX_DIMENSION = 1 << 40
 FIRST_READ = 262_144
+STEP = 4 * 1024 * 1024
 
 _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
@@ -94,7 +95,8 @@ async def read_gguf_header(source: ByteSource, *, first_read: int = FIRST_READ) 
         try:
             return parse_gguf_header(data, path=source.path, file_size=source.size)
         except _NeedMore as more:
-            end = min(max(more.end, 2 * len(data)), source.size, MAX_HEADER)
+            further = min(2 * len(data), len(data) + STEP)
+            end = min(max(more.end, further), source.size, MAX_HEADER)
             if more.end > end or end <= len(data):
                 _fail_short(more.end, path=source.path, file_size=source.size)
         data += await source.read(len(data), end)

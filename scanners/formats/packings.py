@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ...lineage.errors import MalformedFile
 from ...lineage.records import TensorSpec
 from .base import Packing, Weight
 from .bnb_packed import MAX_BLOCK, BnbWeight, block_size
@@ -15,6 +16,7 @@ from .column_packed import ColumnPacked
 from .row_packed import (
     Part,
     RowPacked,
+    Unpack,
     affine,
     four_bit_float,
     fp8,
@@ -45,10 +47,14 @@ _AFTER_WEIGHT = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Module:
-    """The stored tensors of one plain weight, by what they are to it."""
+    """The stored tensors of one plain weight, by what they are to it.
+
+    `stacked` when they hold the weights of several experts, of which this is the first.
+    """
 
     name: str
     parts: Mapping[str, TensorSpec]
+    stacked: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,6 +151,7 @@ def _column(module: Module, model: PackedModel) -> Made:
     packing = Packing(format="awq" if awq else "gptq", type=f"int{bits} g{group}", bits=bits)
     if not fits or inputs <= 0:
         return None, packing
+    _check_groups(module, model, inputs=inputs, awq=awq)
     return ColumnPacked(
         name=module.name,
         shape=(outputs, inputs),
@@ -157,6 +164,19 @@ def _column(module: Module, model: PackedModel) -> Made:
         awq=awq,
         plus_one=first and not awq,
     ), packing
+
+
+def _check_groups(module: Module, model: PackedModel, *, inputs: int, awq: bool) -> None:
+    """Refuse parts that count different inputs, or groups of another size than the config's."""
+    scales, order = module.parts["scales"], module.parts.get("g_idx")
+    group = model.integer("group_size")
+    odd = group is not None and -(-inputs // group) != scales.shape[0]
+    if odd or (order is not None and not awq and order.shape != (inputs,)):
+        raise MalformedFile(
+            f"the parts of {module.name[:200]!r} are for different numbers of inputs",
+            path=scales.path,
+            offset=scales.begin,
+        )
 
 
 def _gptq_bits(module: Module, model: PackedModel) -> int:
@@ -339,7 +359,7 @@ def _gpt_oss(module: Module, model: PackedModel) -> Made:
     ]
     parent, _, leaf = module.name.rpartition(".")
     name = f"{parent}.0.{leaf}.weight"
-    inner = Module(name=name, parts=module.parts)
+    inner = Module(name=name, parts=module.parts, stacked=True)
     shape = (rows, groups * half * 2)
     return _rows(
         inner, shape, "MXFP4", [Part(spec=flat[0]), Part(spec=flat[1])], four_bit_float(scales)
@@ -347,8 +367,23 @@ def _gpt_oss(module: Module, model: PackedModel) -> Made:
 
 
 def _rows(
-    module: Module, shape: tuple[int, ...], dtype: str, parts: list[Part], unpack: Any
+    module: Module, shape: tuple[int, ...], dtype: str, parts: list[Part], unpack: Unpack
 ) -> RowPacked:
+    """A weight of parts that count its rows alike.
+
+    Raises
+    ------
+    MalformedFile : one counts more or fewer.
+    """
+    for part in parts:
+        rows = -(-shape[0] // part.every) if part.every else 0
+        stacked = len(shape) == 2 and part.spec.shape and part.spec.shape[0] % max(1, rows) == 0
+        if part.every and part.spec.shape[:1] != (rows,) and not (stacked and module.stacked):
+            raise MalformedFile(
+                f"{part.spec.name[:200]!r} is not for {shape[0]} rows",
+                path=part.spec.path,
+                offset=part.spec.begin,
+            )
     return RowPacked(name=module.name, shape=shape, dtype=dtype, parts=tuple(parts), unpack=unpack)
 
 

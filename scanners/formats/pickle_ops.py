@@ -17,8 +17,8 @@ from typing import Any, NoReturn
 
 from ...lineage.errors import LimitExceeded, MalformedFile, TruncatedRead, UnsafePickle
 
-MAX_OPCODES = 1_500_000
-MAX_STACK = 1_000_000
+MAX_OPCODES = 600_000
+MAX_STACK = 200_000
 MAX_TENSORS = 200_000
 MAX_DEPTH = 16
 _MAX_LONG = 255

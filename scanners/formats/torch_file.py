@@ -7,6 +7,7 @@ pickles are walked by `pickle_ops`.
 
 from __future__ import annotations
 
+import asyncio
 import math
 import struct
 from collections.abc import Mapping
@@ -93,7 +94,8 @@ async def _walk_bare(source: ByteSource, head: bytes, lenient: bool) -> None:
     while True:
         complete = len(data) == source.size or len(data) >= MAX_PICKLE
         try:
-            Walker(data, path=source.path, complete=complete, lenient=lenient).walk()
+            walker = Walker(data, path=source.path, complete=complete, lenient=lenient)
+            await asyncio.to_thread(walker.walk)
         except EndOfData:
             end = min(source.size, MAX_PICKLE, 4 * len(data))
             data += await source.read(len(data), end)
@@ -110,7 +112,8 @@ async def _read_zip(source: ByteSource, head: bytes, lenient: bool) -> tuple[Ten
     root = pickled.name.removesuffix("data.pkl")
     data = await _read_entry(source, pickled, head)
     walker = Walker(data, path=source.path, offset=pickled.begin, lenient=lenient)
-    found = flatten(walker.walk(), path=source.path)
+    value = await asyncio.to_thread(walker.walk)
+    found = flatten(value, path=source.path)
     starts: dict[str, tuple[int, int]] = {}
     for key in walker.storages:
         entry = entries.get(f"{root}data/{key}")
@@ -271,7 +274,7 @@ async def _read_legacy(source: ByteSource, head: bytes, lenient: bool) -> tuple[
     while True:
         complete = len(data) == source.size
         try:
-            return _parse_legacy(data, complete, source, lenient)
+            return await asyncio.to_thread(_parse_legacy, data, complete, source, lenient)
         except EndOfData:
             end = min(source.size, MAX_PICKLE, 4 * len(data))
             if end <= len(data):

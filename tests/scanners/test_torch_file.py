@@ -182,8 +182,8 @@ HOSTILE: dict[str, tuple[bytes, type[FormatError]]] = {
     "forgotten memo": (with_pickle(b"\x80\x02h\x09."), MalformedFile),
     "call of a number": (with_pickle(b"\x80\x02K\x01)R."), MalformedFile),
     "persistent id of text": (with_pickle(b"\x80\x02X\x01\x00\x00\x00aQ."), MalformedFile),
-    "deep stack": (with_pickle(b"\x80\x02" + b"N" * 1_000_002 + b"."), LimitExceeded),
-    "many opcodes": (with_pickle(b"\x80\x02" + b"N0" * 760_000 + b"."), LimitExceeded),
+    "deep stack": (with_pickle(b"\x80\x02" + b"N" * 200_002 + b"."), LimitExceeded),
+    "many opcodes": (with_pickle(b"\x80\x02" + b"N0" * 310_000 + b"."), LimitExceeded),
     "legacy cut": (saved(TENSORS, legacy=True)[:-100], TruncatedRead),
 }
 
