@@ -318,6 +318,11 @@ PACKINGS: dict[str, tuple[Pack, dict[str, Any], tuple[str, int]]] = {
         {"quantization": {"group_size": 32, "bits": 3}},
         ("mlx", 3),
     ),
+    "mlx-2": (
+        lambda n, w: mlx(n, w, bits=2),
+        {"quantization": {"group_size": 32, "bits": 2}},
+        ("mlx", 2),
+    ),
     "mlx-8": (
         lambda n, w: mlx(n, w, bits=8),
         {"quantization": {"group_size": 32, "bits": 8}},
