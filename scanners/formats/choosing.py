@@ -18,6 +18,7 @@ _NO_MODEL = re.compile(
     r"(^|[-._/])(mmproj|imatrix|clip|vae|lora|adapter|projector|control-?vector)", re.IGNORECASE
 )
 
+_COMPONENTS = ("transformer", "unet", "prior", "decoder", "text_encoder", "vae")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 _STATE = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state|random_states)[._]")
 _SHARD = re.compile(r"(.+?)[-_]([0-9]{5,6})[-_]of[-_]([0-9]{5,6})\.(bin|pt|pth)")
@@ -47,6 +48,19 @@ def choose_torch(paths: Iterable[str]) -> tuple[tuple[str, ...], str | None]:
         return tuple(files), index if index in root else None
     singles = [path for path in singles if not _NO_WEIGHTS.match(path)]
     return ((singles[0],), None) if len(singles) == 1 and not shards else ((), None)
+
+
+def choose_component(paths: Iterable[str]) -> str | None:
+    """The folder of a diffusers pipeline that holds the model which is trained, or None.
+
+    A pipeline is several models. The denoiser is what derivatives change; text encoders and the
+    autoencoder are mostly taken over as they are.
+    """
+    listed = set(paths)
+    if "model_index.json" not in listed:
+        return None
+    folders = {path.partition("/")[0] for path in listed if path.endswith(".safetensors")}
+    return next((name for name in _COMPONENTS if name in folders), None)
 
 
 def pickles_of(paths: Iterable[str]) -> list[str]:

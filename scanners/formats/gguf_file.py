@@ -50,8 +50,7 @@ class GgufWeight:
     """One tensor of a GGUF file (a `Weight`).
 
     `heads` is the number of heads whose rows were put in another order, None where the stored
-    order is that of the plain model. `skip` leaves out whole tensors before this one, the experts
-    of a stack.
+    order is that of the plain model.
     """
 
     name: str
@@ -59,7 +58,6 @@ class GgufWeight:
     tensor: GgufTensor
     path: str
     heads: int | None = None
-    skip: int = 0
 
     @property
     def dtype(self) -> str:
@@ -70,7 +68,7 @@ class GgufWeight:
         """The span's blocks; with permuted rows, those between the first and last one needed."""
         if self.heads is not None:
             return self._permuted(start, count, budget)
-        begin, end, lead = self._stored(start + self.skip, count)
+        begin, end, lead = self._stored(start, count)
         if begin < 0 or end - begin > budget:
             return None
 
@@ -236,7 +234,11 @@ class _Naming:
                 heads = self._heads(tensor, found[1], path)
                 if heads is None:
                     return []
-        return [GgufWeight(name=name, shape=tensor.shape, tensor=tensor, path=path, heads=heads)]
+        shape = tensor.shape
+        if len(shape) == 3 and name.endswith("_exps.weight"):
+            # The first expert stands for the stack.
+            name, shape = name.removesuffix(".weight") + ".0.weight", shape[1:]
+        return [GgufWeight(name=name, shape=shape, tensor=tensor, path=path, heads=heads)]
 
     def _heads(self, tensor: GgufTensor, which: str, path: str) -> int | None:
         stem = f"{self.architecture}.attention.head_count"

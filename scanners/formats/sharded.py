@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from ...lineage.errors import LimitExceeded, MalformedFile, UnsupportedFormat
 from .bounded_json import JsonLimits, parse_object
-from .choosing import choose_gguf, choose_torch
+from .choosing import choose_component, choose_gguf, choose_torch
 from .safetensors_file import MAX_TENSORS, Header
 
 MAX_SHARDS = 10_000
@@ -76,7 +76,7 @@ def choose_weight_files(paths: Sequence[str]) -> WeightLayout:
     (or full set of shards) at the root. Optimizer states, training arguments, folders (`original/`
     among them) and the `consolidated` copy of a model are not the model; a `consolidated` file
     that stands alone is. Where no safetensors file is the model, the most precise GGUF file is,
-    and then a PyTorch checkpoint.
+    then the part of a pipeline that does the work, and then a PyTorch checkpoint.
     """
     root = sorted({path for path in paths if "/" not in path})
     if _MODEL in root:
@@ -98,6 +98,8 @@ def choose_weight_files(paths: Sequence[str]) -> WeightLayout:
     if gguf := choose_gguf(paths):
         kind: Kind = "single" if len(gguf) == 1 else "sharded"
         return WeightLayout(kind=kind, format="gguf", files=gguf)
+    if component := choose_component(paths):
+        return _inside(component, paths)
     torch, torch_index = choose_torch(paths)
     if torch:
         kind = "single" if len(torch) == 1 else "sharded"
@@ -105,6 +107,18 @@ def choose_weight_files(paths: Sequence[str]) -> WeightLayout:
     if _OLD_ADAPTER in root:
         return WeightLayout(kind="adapter", format="pytorch", files=(_OLD_ADAPTER,))
     return _undecided(paths)
+
+
+def _inside(folder: str, paths: Sequence[str]) -> WeightLayout:
+    """The model inside of one folder of a pipeline; copies in half precision stand beside it."""
+    inside = [path.removeprefix(folder + "/") for path in paths if path.startswith(folder + "/")]
+    plain = [path for path in inside if ".fp16." not in path and ".non_ema." not in path]
+    found = choose_weight_files(plain or inside)
+    return replace(
+        found,
+        files=tuple(f"{folder}/{path}" for path in found.files),
+        index=None if found.index is None else f"{folder}/{found.index}",
+    )
 
 
 def parse_index(data: bytes, *, path: str) -> dict[str, str]:
