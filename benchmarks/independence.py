@@ -34,8 +34,8 @@ from modelkin.lineage.compute import Compute
 from modelkin.lineage.infer.kinship import Kinship, measure_kinship
 from modelkin.lineage.infer.specimen import Specimen, specimen
 from modelkin.lineage.statistics import clopper_pearson
-from modelkin.scanners.inference import load_sketch
 from modelkin.scanners.scan import Scanner, ScanPlan
+from modelkin.scanners.sketch_records import load_sketch
 from modelkin.scanners.sources.folder import FolderSource
 from modelkin.store import Registry
 

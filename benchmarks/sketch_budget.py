@@ -193,7 +193,8 @@ def measure(hub: PaperHub, name: str, *, sketches: SketchStore) -> Cost:
     for seen in hub.seen:
         if "/resolve/" in seen and seen.endswith(".safetensors"):
             resolves[seen] = resolves.get(seen, 0) + 1
-    spans = len(sketches.load(path)) if path is not None else 0
+    arrays = sketches.load(path) if path is not None else {}
+    spans = sum(not name.endswith("#step") for name in arrays)
     return Cost(coverage=coverage, spans=spans, resolves=resolves, served=len(hub.seen))
 
 

@@ -58,7 +58,7 @@ def compare_sketches(sketches: SketchStore, a: SketchRow, b: SketchRow) -> Weigh
     # The arithmetic is imported where it is used: look-ups without it start fast.
     from ..lineage.infer.delta import compare, delta_shape
     from ..lineage.infer.specimen import specimen
-    from ..scanners.inference import load_sketch
+    from ..scanners.sketch_records import load_sketch
 
     first, second = (
         specimen(row.model, load_sketch(sketches, row.sketch_path), created=row.created_at)

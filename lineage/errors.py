@@ -14,6 +14,7 @@
         TruncatedRead                   fewer bytes came than were promised
         RangeIgnored                    the server answered a range with something else
         FileChanged                     the file changed while it was being read
+        UnsafePickle                    .opcode  .name: unpickling it would call foreign code
       NotComparable(ValueError)         "no answer" is never "distance 0"
       ProbeError                        a model could not be run on a prompt set
       RegistryError
@@ -120,6 +121,15 @@ class RangeIgnored(FormatError):
 
 class FileChanged(FormatError):
     """The file's ETag or size changed between two reads of it."""
+
+
+class UnsafePickle(FormatError):
+    """Unpickling the file would import or call something that no weights need."""
+
+    def __init__(self, name: str, *, opcode: str, path: str, offset: int) -> None:
+        super().__init__(f"unpickling would reach {name} ({opcode})", path=path, offset=offset)
+        self.opcode = opcode
+        self.name = name
 
 
 class NotComparable(ModelkinError, ValueError):

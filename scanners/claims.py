@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
 from ..lineage.records import Clue, Finding
 from ..lineage.safety.findings import finding_id
+from ..lineage.sketch.sketch import Sketch, SketchBlock
 from ..store.gaps import ClaimGap
 from ..store.registry import Registry
+from .formats.adapters import FORMATS as ADAPTER_FORMATS
+from .sketch_records import load_sketch
 
 UNDECLARED = "undeclared_parent"
 MISDECLARED = "misdeclared_parent"
@@ -24,10 +27,60 @@ def judge_claims(registry: Registry, *, scan: int, now: datetime) -> list[Findin
     shapes = {row.model: row.shape_key for row in registry.sketched()}
     gaps = registry.claim_gaps(min_confidence=MIN_CONFIDENCE)
     findings = [_finding(gap) for gap in gaps if _is_compared(gap, shapes)]
+    findings += adapter_gaps(registry)
     for kind in (UNDECLARED, MISDECLARED):
         found = [f for f in findings if f.kind == kind]
         registry.replace_findings(scan, kind, found, now=now)
     return findings
+
+
+def adapter_gaps(registry: Registry) -> list[Finding]:
+    """Adapters that cannot be applied to the base they name: a weight has another shape there."""
+    rows = {row.model: row for row in registry.sketched()}
+    found = []
+    for row in rows.values():
+        if row.format not in ADAPTER_FORMATS:
+            continue
+        adapter = load_sketch(registry.sketches, row.sketch_path)
+        named = [claim.parent for claim in registry.why(row.model).claims]
+        for parent in named:
+            if parent is None or parent not in rows or rows[parent].format in ADAPTER_FORMATS:
+                continue
+            base = load_sketch(registry.sketches, rows[parent].sketch_path)
+            odd = _other_shapes(adapter, base)
+            if odd:
+                found.append(_misfit(row.model, parent, odd))
+    return found
+
+
+def _other_shapes(adapter: Sketch, base: Sketch) -> list[str]:
+    return [
+        f"{block.name}: {_shape(block)} and {_shape(base.blocks[block.name])} there"
+        for block in adapter
+        if block.name in base.blocks and block.shape != base.blocks[block.name].shape
+    ]
+
+
+def _shape(block: SketchBlock) -> str:
+    return "x".join(map(str, block.shape))
+
+
+def _misfit(model: str, parent: str, odd: Sequence[str]) -> Finding:
+    told = "weights of another shape in the named base"
+    return Finding(
+        finding_id=finding_id(MISDECLARED, model=model, ancestor=parent),
+        kind=MISDECLARED,
+        severity="medium",
+        model=model,
+        ancestor=parent,
+        value=float(len(odd)),
+        ci_low=None,
+        ci_high=None,
+        q_value=None,
+        status="new",
+        clues=(Clue(kind="shape", statistic=told, value=float(len(odd))),),
+        detail={"relation": "adapter", "claimed": [parent], "shapes": list(odd[:8])},
+    )
 
 
 def _is_compared(gap: ClaimGap, shapes: Mapping[str, str | None]) -> bool:

@@ -108,10 +108,16 @@ def _residents(rows: Sequence[SketchRow], load: Load, registry: Registry) -> lis
             if specimen is None:
                 continue
             one = resident(specimen)
-            thin = ThinRow(one.thin, one.lossy)
+            thin = ThinRow(one.thin, one.lossy, one.packed)
         used[digest] = thin
         found.append(
-            Resident(node=row.model, created=row.created_at, lossy=thin.lossy, thin=thin.sample)
+            Resident(
+                node=row.model,
+                created=row.created_at,
+                lossy=thin.lossy,
+                packed=thin.packed,
+                thin=thin.sample,
+            )
         )
     if used.keys() != kept.keys():
         store.save(key, used)

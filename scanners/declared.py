@@ -275,3 +275,22 @@ def declared_parents(
         left_out = f"{len(claims) - MAX_PARENTS:,} more claims left out"
         kept[-1] = replace(kept[-1], note="; ".join(filter(None, (kept[-1].note, left_out))))
     return tuple(kept)
+
+
+def declared_in_file(
+    texts: Sequence[str], known: Sequence[DeclaredParent], *, model: str | None
+) -> tuple[DeclaredParent, ...]:
+    """Claims with those added that a weight file's own metadata makes.
+
+    Parameters
+    ----------
+    texts : ids or addresses, as the file has them.
+    known : what the repository declares elsewhere; it goes before.
+
+    Notes
+    -----
+    A converter copies the base of its source, so the relation is left open.
+    """
+    note = "metadata of the weight file"
+    claims = [*known, *(_claim(text, "weight_file", note=note) for text in texts)]
+    return tuple(_unique(claims, model=model)[:MAX_PARENTS])

@@ -53,7 +53,7 @@ async def fetch_model(
     TransientError : `stopped` said so.
     """
     layout = choose_weight_files([file.path for file in info.files])
-    if layout.kind not in ("single", "sharded"):
+    if layout.kind not in ("single", "sharded") or layout.format != "safetensors":
         raise UnsupportedFormat("no safetensors weights to run", path=info.name)
     by_path = {file.path: file for file in info.files}
     wanted = [*layout.files, *([layout.index] if layout.index else [])]

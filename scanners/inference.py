@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from ..lineage.compute import Compute
 from ..lineage.errors import MalformedFile, RegistryError
 from ..lineage.infer.across import infer_across
+from ..lineage.infer.adapters import place_adapters
 from ..lineage.infer.circles import without_circles
 from ..lineage.infer.engine import CODE_VERSION, Inference, infer_bucket
+from ..lineage.infer.packed import is_packed
 from ..lineage.infer.specimen import Specimen, specimen
-from ..lineage.records import RoleKey
-from ..lineage.sketch.sketch import Sketch, SketchBlock
 from ..store.facts import HiddenModel, SketchRow
 from ..store.registry import Registry
-from ..store.sketches import SketchStore
 from .crowds import LARGE, infer_large
+from .formats.adapters import FORMATS as ADAPTER_FORMATS
 from .progress import Progress, Silence
+from .sketch_records import load_sketch
 from .threads import SMALL_BUCKET, one_thread_if
 
 ACROSS_ALL = 2_000
@@ -72,9 +73,10 @@ def infer_store(
     for key in sorted(buckets):
         work.infer(buckets[key], originals)
         watch.step(key)
-    found = [*work.found, _across_buckets(work)]
+    adapters = [row for row in registry.sketched() if row.format in ADAPTER_FORMATS]
+    found = work.with_adapters([*work.found, _across_buckets(work)], adapters)
     _store(registry, found, work, scan=scan, now=now)
-    rows = sum(len(bucket) for bucket in buckets.values())
+    rows = sum(len(bucket) for bucket in buckets.values()) + len(adapters)
     return InferenceReport(
         buckets=len(buckets),
         models=rows - len(work.unreadable),
@@ -115,8 +117,9 @@ class _Work:
         children = {edge.child for edge in inference.edges}
         self.found.append(inference)
         self.decided |= {row.model for row in rows}
-        self.orphans += [one for one in group if one.node not in children]
-        self.candidates += group
+        plain = [one for one in group if not is_packed(one)]
+        self.orphans += [one for one in plain if one.node not in children]
+        self.candidates += plain
 
     def _infer_large(self, rows: Sequence[SketchRow]) -> None:
         report = infer_large(rows, self._load, registry=self.registry, compute=self.compute)
@@ -137,6 +140,28 @@ class _Work:
             return None
         return specimen(row.model, sketch, created=created)
 
+    def with_adapters(
+        self, found: Sequence[Inference], rows: Sequence[SketchRow]
+    ) -> list[Inference]:
+        """The same results, with the bases of adapters and the adapters named in merged children.
+
+        A base is looked for among the models that are in memory: in a large bucket its hubs.
+        """
+        adapters = [one for row in rows if (one := self._load(row)) is not None]
+        self.inputs += sorted(row.sketch_digest or row.sketch_path for row in rows)
+        self.decided |= {row.model for row in rows}
+        if not adapters:
+            return list(found)
+        edges = [edge for one in found for edge in one.edges]
+        models = {one.node: one for one in self.candidates}
+        placed, again = place_adapters(adapters, models, edges)
+        kept = {(edge.child, edge.parent): edge for edge in again}
+        named = [
+            replace(one, edges=tuple(kept[edge.child, edge.parent] for edge in one.edges))
+            for one in found
+        ]
+        return [*named, Inference(edges=tuple(placed))]
+
 
 def _across_buckets(work: _Work) -> Inference:
     """Parents of another shape, for models that have none of their own."""
@@ -155,45 +180,6 @@ def _across_buckets(work: _Work) -> Inference:
         pairs_tested=across.pairs_tested,
         pairs_related=across.pairs_related,
     )
-
-
-def load_sketch(sketches: SketchStore, path: str) -> Sketch:
-    """Read a sketch back from the store.
-
-    Raises
-    ------
-    RegistryError : the file is missing or damaged.
-    """
-    arrays, described = sketches.load(path), sketches.metadata(path)
-    blocks = {}
-    for name, array in arrays.items():
-        shape, start, transposed = _parse_place(described.get(name, ""), path)
-        blocks[name] = SketchBlock(
-            key=_parse_key(name),
-            shape=shape,
-            transposed=transposed,
-            start=start,
-            count=array.shape[0],
-            dtype=array.dtype,
-            data=array.data,
-        )
-    return Sketch(plan=described.get("plan", ""), blocks=blocks)
-
-
-def _parse_place(text: str, path: str) -> tuple[tuple[int, ...], int, bool]:
-    shape, _, rest = text.partition("@")
-    try:
-        dims = tuple(int(d) for d in shape.split("x"))
-        return dims, int(rest.removesuffix("T")), rest.endswith("T")
-    except ValueError as error:
-        raise MalformedFile(f"a sketch block is described as {text!r}", path=path) from error
-
-
-def _parse_key(name: str) -> RoleKey:
-    layer, _, role = name.partition(".")
-    if layer.isdigit():
-        return RoleKey(role=role, layer=int(layer))
-    return RoleKey(role=name)
 
 
 def _store(

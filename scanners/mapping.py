@@ -123,7 +123,7 @@ class Mapper:
         )
         kin = [k for k in self.registry.descendants(release) if not k.hidden]
         kin += [k for k in self.registry.ancestors(release) if not k.hidden]
-        known = {row.model for row in self.registry.sketched()}
+        known = {row.model for row in self.registry.sketched() if row.shape_key is not None}
         models = [release, *(k.model for k in kin if k.model in known)]
         # Nothing is fetched for it, and it says who was edited before anything is run.
         SketchProber(registry=self.registry, now=self.now, meter=self.meter).run(scan, models)

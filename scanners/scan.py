@@ -26,6 +26,7 @@ from .listing import listed_claims
 from .progress import Progress, Silence
 from .sketching import MAX_BYTES, MAX_REQUESTS
 from .sources.base import ListingFilter, Source
+from .unsafe import UNSAFE_FILE
 from .visiting import Visitor
 
 logger = logging.getLogger(__name__)
@@ -282,6 +283,15 @@ class Scanner:
 
     def _record(self, scan: int, visits: Sequence[Visit]) -> None:
         self.registry.record_visits(scan, visits, now=self.now())
+        looked = [visit for visit in visits if visit.info is not None]
+        if looked:
+            self.registry.replace_findings(
+                scan,
+                UNSAFE_FILE,
+                [finding for visit in looked for finding in visit.findings],
+                scope={visit.coverage.model for visit in looked},
+                now=self.now(),
+            )
 
     def _report(self, scan: int, status: str, reason: str | None) -> ScanReport:
         return ScanReport(

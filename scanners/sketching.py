@@ -11,19 +11,32 @@ import asyncio
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
 from ..lineage.architectures.roles import Place, assign_roles
-from ..lineage.dtypes import itemsize_bits
-from ..lineage.errors import MalformedFile, NotComparable, UnsupportedFormat
-from ..lineage.records import ModelInfo, RoleKey, TensorSpec
-from ..lineage.sketch.plan import PLAN_VERSION, Span, choose_places, shape_key, spans_of
+from ..lineage.errors import FormatError, LimitExceeded, MalformedFile, UnsupportedFormat
+from ..lineage.records import ModelInfo, RoleKey
+from ..lineage.sketch.plan import (
+    PLAN_VERSION,
+    Span,
+    choose_places,
+    is_matrix,
+    shape_key,
+    spans_of,
+)
 from ..lineage.sketch.sketch import Sketch, SketchBlock, block_of
 from .bytes import ByteSource, Traffic
+from .formats.adapters import adapter_weights
+from .formats.base import ByteRange, Decoded, Located, Packing, Weight, WeightFile
+from .formats.gguf_file import MAX_SHARDS, gguf_weights
+from .formats.gguf_header import read_gguf_header
+from .formats.packed import group_parts, unpack
 from .formats.safetensors_file import read_header
 from .formats.sharded import MAX_INDEX, WeightLayout, check_index, parse_index
+from .formats.torch_file import read_torch_header
 from .sources.base import Source
 
 MAX_REQUESTS = 40
@@ -31,8 +44,11 @@ MAX_BYTES = 2_000_000
 MAX_GAP = 24_576
 MAX_SPAN_BYTES = MAX_BYTES // 4
 MIN_SPANS = 8
+MIN_OUTSIDE = 4
 SHARD_REQUESTS = 2
+SHARDS_OPENED = 12
 FIRST_READ = 65_536
+GGUF_READ = 262_144
 ENTRY_BYTES = 112
 METADATA_BYTES = 512
 BUFFER_ROLES = frozenset({"buffer"})
@@ -42,18 +58,23 @@ BUFFER_ROLES = frozenset({"buffer"})
 class WeightMap:
     """What the headers that were read say of a model.
 
-    `tensors` holds the places whose spec is known; `places` every place that is named, also in
-    shards that were not opened. `sources` are the open files by path.
+    `tensors` holds the places whose weight is known; `places` every place that is named, also in
+    shards that were not opened. `sources` are the open files by path. `free` are bytes of the
+    headers that do not count against a sketch's budget: a tokenizer inside of a weight file.
     """
 
-    tensors: Mapping[RoleKey, tuple[TensorSpec, Place]]
+    tensors: Mapping[RoleKey, tuple[Weight, Place]]
     places: tuple[RoleKey, ...]
     sources: Mapping[str, ByteSource]
     n_params: int | None
+    packing: Packing | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    skipped: Mapping[str, int] = field(default_factory=dict)
+    free: int = 0
 
     @property
     def shapes(self) -> dict[RoleKey, tuple[int, ...]]:
-        """Stored shapes of the planned places that are known, in plan order."""
+        """Shapes of the planned places that are known, in plan order."""
         planned = choose_places(self.places)
         return {k: self.tensors[k][0].shape for k in planned if k in self.tensors}
 
@@ -71,12 +92,12 @@ class WeightMap:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Wanted:
-    """A span as absolute bytes of a file."""
+    """A span with the bytes that hold it."""
 
     span: Span
-    spec: TensorSpec
-    begin: int
-    end: int
+    weight: Weight
+    place: Place
+    located: Located
 
 
 async def map_weights(
@@ -89,8 +110,9 @@ async def map_weights(
     FormatError : an index or a header contradicts itself, or names nothing.
     AccessDenied, ModelNotFound, TransientError : from the source.
     """
-    model_type = info.config.get("model_type")
-    hint = model_type if isinstance(model_type, str) else None
+    if layout.format == "gguf":
+        return await _map_gguf(source, info, layout, traffic)
+    hint = _hint(info)
     if layout.index is None:
         paths: tuple[str, ...] = tuple(layout.files)
         names: dict[str, str] | None = None
@@ -101,19 +123,91 @@ async def map_weights(
         paths = _needed_shards(names, hint, requests=traffic.requests)
     sources = dict(zip(paths, await _open_all(source, info, paths, traffic), strict=True))
     sizes = _header_sizes(names)
-    reads = (read_header(s, first_read=sizes.get(path, FIRST_READ)) for path, s in sources.items())
+    reads = (
+        read_torch_header(one)
+        if layout.format == "pytorch"
+        else read_header(one, first_read=sizes.get(path, FIRST_READ))
+        for path, one in sources.items()
+    )
     headers = dict(zip(paths, await asyncio.gather(*reads), strict=True))
     if names is not None:
         check_index({t: f for t, f in names.items() if f in headers}, headers)
     specs = {spec.name: spec for header in headers.values() for spec in header.tensors}
-    shapes = dict.fromkeys(names or (), ()) | {n: s.shape for n, s in specs.items()}
-    placed = assign_roles(list(shapes.items()), model_type=hint)
+    file = unpack(specs, config=info.config)
+    named = group_parts(names or ())
     whole = names is None or len(headers) == len(set(names.values()))
+    return _mapped(file, named, sources, hint=hint, whole=whole)
+
+
+async def map_adapter(
+    source: Source,
+    info: ModelInfo,
+    layout: WeightLayout,
+    config: Mapping[str, Any],
+    *,
+    traffic: Traffic,
+) -> WeightMap:
+    """Read an adapter's header; its tensors are the changes it makes to its base's weights.
+
+    Parameters
+    ----------
+    config : adapter_config.json; empty where there is none.
+
+    Raises
+    ------
+    As `map_weights`.
+    """
+    (path,) = layout.files
+    opened = await source.open(info, path, traffic=traffic)
+    torch = layout.format == "pytorch"
+    header = await (read_torch_header(opened) if torch else read_header(opened))
+    specs = {spec.name: spec for spec in header.tensors}
+    file = adapter_weights(specs, config)
+    mapped = _mapped(file, (), {path: opened}, hint=_hint(info), whole=False)
+    return replace(mapped, metadata=header.metadata)
+
+
+async def _map_gguf(
+    source: Source, info: ModelInfo, layout: WeightLayout, traffic: Traffic
+) -> WeightMap:
+    paths = layout.files
+    if len(paths) > MAX_SHARDS:
+        raise LimitExceeded("too many shards", path=paths[0], limit=MAX_SHARDS, actual=len(paths))
+    if len(paths) > SHARDS_OPENED:
+        # Tensors stand in the order of the layers: the plan is at both ends and between.
+        paths = (*paths[: SHARDS_OPENED // 2], *paths[-SHARDS_OPENED // 2 :])
+    sources = dict(zip(paths, await _open_all(source, info, paths, traffic), strict=True))
+    reads = [
+        read_gguf_header(one, first_read=FIRST_READ if at else GGUF_READ)
+        for at, one in enumerate(sources.values())
+    ]
+    headers = dict(zip(paths, await asyncio.gather(*reads), strict=True))
+    file = gguf_weights(headers)
+    free = traffic.bytes
+    return _mapped(file, (), sources, hint="gguf", whole=len(paths) == len(layout.files), free=free)
+
+
+def _mapped(
+    file: WeightFile,
+    named: Iterable[str],
+    sources: Mapping[str, ByteSource],
+    *,
+    hint: str | None,
+    whole: bool,
+    free: int = 0,
+) -> WeightMap:
+    shapes: dict[str, tuple[int, ...]] = dict.fromkeys(named, ())
+    shapes |= {name: weight.shape for name, weight in file.weights.items()}
+    placed = assign_roles(list(shapes.items()), model_type=hint)
     return WeightMap(
-        tensors=_by_place(specs, placed),
+        tensors=_by_place(file.weights, placed),
         places=tuple(p.key for p in placed.values() if p.key.role not in BUFFER_ROLES),
         sources=sources,
-        n_params=sum(math.prod(s.shape) for s in specs.values()) if whole else None,
+        n_params=sum(math.prod(w.shape) for w in file.weights.values()) if whole else None,
+        packing=file.packing,
+        metadata=file.metadata,
+        skipped=file.skipped,
+        free=free,
     )
 
 
@@ -133,19 +227,34 @@ async def read_sketch(weights: WeightMap, *, traffic: Traffic) -> Sketch:
     MalformedFile : a weight is NaN or infinite.
     """
     wanted = _wanted(weights)
-    if not wanted:
+    undecoded = weights.packing is not None and not any(is_matrix(w.span.key) for w in wanted)
+    if not wanted or undecoded:
         path = next(iter(weights.sources), "")
-        raise UnsupportedFormat("no tensor of a known role, number type and size", path=path)
-    chosen = _within_budget(wanted, traffic)
-    pieces = await asyncio.gather(
-        *(_read_run(weights.sources[run[0].spec.path], run) for run in _runs(chosen))
+        kinds = ", ".join(sorted(weights.skipped))
+        told = "no tensor of a known role, number type and size"
+        if kinds:
+            told = f"weights packed as {kinds} cannot be decoded here"
+        raise UnsupportedFormat(told, path=path)
+    spent = Traffic(traffic.requests, traffic.bytes - weights.free)
+    chosen = _within_budget(wanted, spent)
+    runs = list(_runs(chosen))
+    read = await asyncio.gather(
+        *(weights.sources[run.path].read(run.begin, run.end) for run in runs)
     )
-    read = {w.span.name: (w, data) for piece in pieces for w, data in piece}
-    blocks: dict[str, SketchBlock] = {}
-    for want in chosen:
-        _, data = read[want.span.name]
-        blocks[want.span.name] = _block(want, weights.tensors[want.span.key][1], data)
-    return Sketch(plan=PLAN_VERSION, blocks=blocks)
+    held = dict(zip(runs, read, strict=True))
+    blocks = {want.span.name: _block(want, _pieces(want, held)) for want in chosen}
+    return Sketch(plan=PLAN_VERSION, blocks=blocks, packing=_described(weights.packing))
+
+
+def _described(packing: Packing | None) -> dict[str, str]:
+    if packing is None:
+        return {}
+    return {"format": packing.format, "type": packing.type, "bits": str(packing.bits)}
+
+
+def _hint(info: ModelInfo) -> str | None:
+    model_type = info.config.get("model_type")
+    return model_type if isinstance(model_type, str) else None
 
 
 def _check_shards(names: Mapping[str, str], info: ModelInfo) -> None:
@@ -159,20 +268,21 @@ def _check_shards(names: Mapping[str, str], info: ModelInfo) -> None:
 def _needed_shards(names: Mapping[str, str], hint: str | None, *, requests: int) -> tuple[str, ...]:
     """The shards of the plan, as far as opening them leaves requests for what they hold.
 
-    A later place whose shard is not worth its requests is left out, so that the spans before it
-    are not dropped for it.
+    A later place whose shards are not worth their requests is left out, so that the spans before
+    it are not dropped for it.
     """
-    placed = assign_roles([(name, ()) for name in names], model_type=hint)
+    parts = group_parts(names)
+    placed = assign_roles([(name, ()) for name in parts], model_type=hint)
     by_key = {place.key: name for name, place in placed.items()}
     planned = choose_places([k for k in by_key if k.role not in BUFFER_ROLES])
     opened: dict[str, None] = {}
     for at, key in enumerate(planned):
-        shard = names[by_key[key]]
-        cost = 1 if shard in opened else 1 + SHARD_REQUESTS
+        shards = {names[part] for part in parts[by_key[key]]}
+        cost = 1 + SHARD_REQUESTS * len(shards - opened.keys())
         if requests + cost > MAX_REQUESTS and at >= MIN_SPANS:
             continue
         requests += cost
-        opened[shard] = None
+        opened |= dict.fromkeys(sorted(shards))
     return tuple(opened)
 
 
@@ -192,31 +302,23 @@ async def _open_all(
 
 
 def _by_place(
-    specs: Mapping[str, TensorSpec], placed: Mapping[str, Place]
-) -> dict[RoleKey, tuple[TensorSpec, Place]]:
+    weights: Mapping[str, Weight], placed: Mapping[str, Place]
+) -> dict[RoleKey, tuple[Weight, Place]]:
     return {
-        placed[name].key: (spec, placed[name])
-        for name, spec in specs.items()
+        placed[name].key: (weight, placed[name])
+        for name, weight in weights.items()
         if placed[name].key.role not in BUFFER_ROLES
     }
 
 
 def _wanted(weights: WeightMap) -> list[_Wanted]:
-    """Byte ranges in plan order; tensors of a type that cannot be widened are left out."""
+    """Spans in plan order with their bytes; what cannot be decoded is left out."""
     wanted = []
     for span in spans_of(weights.shapes):
-        spec, _ = weights.tensors[span.key]
-        try:
-            bits = itemsize_bits(spec.dtype)
-        except NotComparable:
-            continue
-        if bits % 8 or not spec.dtype.startswith(("F", "BF")):
-            continue
-        begin = spec.begin + span.start * bits // 8
-        end = begin + span.count * bits // 8
-        if end - begin > MAX_SPAN_BYTES:
-            continue
-        wanted.append(_Wanted(span=span, spec=spec, begin=begin, end=end))
+        weight, place = weights.tensors[span.key]
+        located = weight.locate(span.start, span.count, budget=MAX_SPAN_BYTES)
+        if located is not None:
+            wanted.append(_Wanted(span=span, weight=weight, place=place, located=located))
     return wanted
 
 
@@ -224,47 +326,85 @@ def _within_budget(wanted: Sequence[_Wanted], traffic: Traffic) -> list[_Wanted]
     chosen = list(wanted)
     while len(chosen) > MIN_SPANS:
         runs = list(_runs(chosen))
-        size = sum(run[-1].end - run[0].begin for run in runs)
+        size = sum(run.end - run.begin for run in runs)
         requests = traffic.requests + len(runs)
         if requests <= MAX_REQUESTS and traffic.bytes + size <= MAX_BYTES:
             break
-        chosen.pop()
+        _drop_one(chosen)
     return chosen
 
 
-def _runs(wanted: Iterable[_Wanted]) -> Iterable[list[_Wanted]]:
-    """Neighbouring spans of one file that are cheaper read in one request."""
-    run: list[_Wanted] = []
-    for want in sorted(wanted, key=lambda w: (w.spec.path, w.begin)):
-        near = run and want.spec.path == run[-1].spec.path
-        if near and want.begin - run[-1].end <= MAX_GAP:
-            run.append(want)
+def _drop_one(chosen: list[_Wanted]) -> None:
+    """Take out the span that is missed least.
+
+    The last of the plan; where a matrix costs several requests (weights here, scales there) one
+    of the middle layers goes before the few spans that stand in such files unpacked.
+    """
+    matrices = [at for at, want in enumerate(chosen) if is_matrix(want.span.key)]
+    dear = any(len(want.located.ranges) > 1 for want in chosen)
+    if dear and len(chosen) - len(matrices) <= MIN_OUTSIDE and matrices:
+        del chosen[matrices[len(matrices) // 2]]
+    else:
+        chosen.pop()
+
+
+def _runs(wanted: Iterable[_Wanted]) -> Iterable[ByteRange]:
+    """Ranges that hold all that is wanted; neighbours that are cheaper read in one are joined."""
+    run: ByteRange | None = None
+    for part in sorted(part for want in wanted for part in want.located.ranges):
+        if run and part.path == run.path and part.begin - run.end <= MAX_GAP:
+            run = ByteRange(run.path, run.begin, max(run.end, part.end))
             continue
         if run:
             yield run
-        run = [want]
+        run = part
     if run:
         yield run
 
 
-async def _read_run(source: ByteSource, run: list[_Wanted]) -> list[tuple[_Wanted, bytes]]:
-    first, last = run[0].begin, run[-1].end
-    data = await source.read(first, last)
-    return [(want, data[want.begin - first : want.end - first]) for want in run]
+def _pieces(want: _Wanted, held: Mapping[ByteRange, bytes]) -> list[bytes]:
+    """The bytes of each range of a span, cut out of what was read."""
+    pieces = []
+    for part in want.located.ranges:
+        run = next(
+            r for r in held if r.path == part.path and r.begin <= part.begin and part.end <= r.end
+        )
+        pieces.append(held[run][part.begin - run.begin : part.end - run.begin])
+    return pieces
 
 
-def _block(want: _Wanted, place: Place, data: bytes) -> SketchBlock:
+def _block(want: _Wanted, pieces: Sequence[bytes]) -> SketchBlock:
+    try:
+        decoded = want.located.decode(pieces)
+    except FormatError:
+        raise
+    except (ValueError, IndexError, ArithmeticError) as error:
+        # The parts of a packed weight do not fit each other.
+        first = want.located.ranges[0]
+        raise MalformedFile(
+            f"the parts of {want.weight.name[:200]!r} contradict each other: {error}",
+            path=first.path,
+            offset=first.begin,
+        ) from error
     block = block_of(
         want.span,
-        shape=want.spec.shape,
-        transposed=place.transposed,
-        dtype=want.spec.dtype,
-        data=data,
+        shape=want.weight.shape,
+        transposed=want.place.transposed,
+        dtype=decoded.dtype,
+        data=decoded.data,
+        step=decoded.step,
+        width=decoded.width,
     )
-    if not np.isfinite(block.values()).all():
-        raise MalformedFile(
-            f"the tensor {want.spec.name} holds NaN or infinite weights",
-            path=want.spec.path,
-            offset=want.begin,
-        )
+    _check_finite(want, block, decoded)
     return block
+
+
+def _check_finite(want: _Wanted, block: SketchBlock, decoded: Decoded) -> None:
+    finite = np.isfinite(block.values()).all()
+    if not finite or (decoded.step is not None and not np.isfinite(decoded.step).all()):
+        first = want.located.ranges[0]
+        raise MalformedFile(
+            f"the tensor {want.weight.name} holds NaN or infinite weights",
+            path=first.path,
+            offset=first.begin,
+        )

@@ -19,6 +19,7 @@ from ..lineage.errors import (
     ModelkinError,
     ModelNotFound,
     TransientError,
+    UnsafePickle,
     UnsafeRequest,
     UnsupportedFormat,
 )
@@ -30,10 +31,13 @@ from ..store.sketches import RawArray, SketchFile, sketch_key
 from .bounded_json import parse_json_object
 from .bytes import Traffic
 from .cards import Card, parse_card
-from .declared import declared_parents
+from .declared import declared_in_file, declared_parents
+from .formats.gguf_file import declared_bases
 from .formats.sharded import WeightLayout, choose_weight_files
-from .sketching import map_weights, read_sketch
+from .sketch_records import describe_blocks, sketch_arrays
+from .sketching import map_adapter, map_weights, read_sketch
 from .sources.base import Source
+from .unsafe import find_unsafe, unsafe_finding
 
 CARD_LIMIT = 1 << 20
 CONFIG_LIMIT = 1 << 20
@@ -101,12 +105,20 @@ class Visitor:
         except (ModelkinError, OSError) as error:
             outcome, reason = _outcome(error, described=work.described), str(error)
             work.failed = error
+            if isinstance(error, UnsafePickle):
+                work.unsafe.append(error)
+        if work.described:
+            walked = work.files
+            work.unsafe += await find_unsafe(self.source, work.info, read=walked, traffic=traffic)
+        path = next(iter(work.files), None)
+        if work.failed is not None:
+            path = getattr(work.failed, "path", None)
         coverage = Coverage(
             model=work.info.name,
             outcome=outcome,
             stage=work.stage,
             reason=reason,
-            path=getattr(work.failed, "path", None),
+            path=path,
             offset=getattr(work.failed, "offset", None),
             requests=traffic.requests,
             bytes_read=traffic.bytes,
@@ -119,6 +131,7 @@ class Visitor:
             declared=work.declared,
             plan=PLAN_VERSION,
             hidden=isinstance(work.failed, ModelNotFound) and work.failed.hidden,
+            findings=tuple(unsafe_finding(work.info.name, error) for error in work.unsafe),
         )
 
     async def _follow(self, work: _Work, traffic: Traffic) -> None:
@@ -134,6 +147,7 @@ class Visitor:
         work.stage = "files"
         layout = choose_weight_files([file.path for file in work.info.files])
         _check_layout(layout)
+        work.files = layout.files
         digest = _weights_digest(layout, work.info.files)
         if digest is None:
             await self._sketch(work, layout, traffic)
@@ -149,9 +163,15 @@ class Visitor:
         self, work: _Work, layout: WeightLayout, traffic: Traffic, *, digest: str | None = None
     ) -> None:
         work.stage = "header"
+        if layout.kind == "adapter":
+            await self._sketch_adapter(work, layout, traffic, digest=digest)
+            return
         weights = await map_weights(self.source, work.info, layout, traffic=traffic)
+        bases = declared_bases(weights.metadata)
+        if bases and work.declared is not None:
+            work.declared = declared_in_file(bases, work.declared, model=work.info.name)
         work.facts = RevisionFacts(
-            format="safetensors",
+            format=layout.format if weights.packing is None else weights.packing.format,
             dtype=weights.dtype,
             architecture=_architecture(work.config),
             shape_key=weights.shape_key,
@@ -166,6 +186,23 @@ class Visitor:
         work.facts = self._keep(work, sketch)
         if digest is not None:
             self.known[digest] = work.facts
+
+    async def _sketch_adapter(
+        self, work: _Work, layout: WeightLayout, traffic: Traffic, *, digest: str | None
+    ) -> None:
+        """An adapter has no shape of its own: its sketch is of the change that it makes."""
+        weights = await map_adapter(self.source, work.info, layout, work.adapter, traffic=traffic)
+        packing = weights.packing
+        work.facts = RevisionFacts(
+            format=packing.format if packing else layout.format,
+            dtype=packing.type if packing else None,
+            weights_digest=digest,
+            config=work.config,
+        )
+        if not weights.shapes:
+            raise _NotSketched(Outcome.SKIPPED, "an adapter: placed by what it declares")
+        work.stage = "sketch"
+        work.facts = self._keep(work, await read_sketch(weights, traffic=traffic))
 
     async def _read_card(self, work: _Work, traffic: Traffic) -> None:
         """Claims of the card and the configs; what cannot be read is noted, not fatal."""
@@ -184,6 +221,7 @@ class Visitor:
         adapter, mergekit = None, None
         if "adapter_config.json" in names:
             adapter = await self._json(info, "adapter_config.json", traffic)
+            work.adapter = adapter
         if "mergekit_config.yml" in names:
             text = await self._small(info, "mergekit_config.yml", CARD_LIMIT, traffic)
             mergekit = text.decode("utf-8", "replace")
@@ -210,8 +248,7 @@ class Visitor:
         key = sketch_key(
             source=info.source, source_id=info.source_id, sha=info.sha, plan=PLAN_VERSION
         )
-        arrays = {b.name: RawArray(b.dtype, (b.count,), b.data) for b in sketch}
-        saved = self.sketches.save(key, arrays, metadata=describe_blocks(sketch))
+        saved = self.sketches.save(key, sketch_arrays(sketch), metadata=describe_blocks(sketch))
         facts = work.facts or RevisionFacts()
         return replace(
             facts, sketch_plan=PLAN_VERSION, sketch_digest=saved.sha256, sketch_path=saved.path
@@ -226,19 +263,13 @@ class _Work:
     stage: str = "describe"
     described: bool = False
     config: Mapping[str, Any] = field(default_factory=dict)
+    adapter: Mapping[str, Any] = field(default_factory=dict)
     declared: tuple[DeclaredParent, ...] | None = None
     facts: RevisionFacts | None = None
     failed: ModelkinError | OSError | None = None
     blemish: FormatError | None = None
-
-
-def describe_blocks(sketch: Sketch) -> dict[str, str]:
-    """What a sketch file's header has to say beside dtypes: place and shape of each block."""
-    described = {"plan": sketch.plan}
-    for block in sketch:
-        shape = "x".join(map(str, block.shape))
-        described[block.name] = f"{shape}@{block.start}{'T' if block.transposed else ''}"
-    return described
+    files: tuple[str, ...] = ()
+    unsafe: list[UnsafePickle] = field(default_factory=list)
 
 
 def _merged(found: ModelInfo, listed: ModelInfo) -> ModelInfo:
@@ -256,8 +287,6 @@ def _check_layout(layout: WeightLayout) -> None:
     match layout.kind:
         case "none":
             raise _NotSketched(Outcome.NO_WEIGHTS, "no weight file")
-        case "adapter":
-            raise _NotSketched(Outcome.SKIPPED, "an adapter: placed by what it declares")
         case "unsupported":
             seen = ", ".join(layout.formats)
             raise _NotSketched(Outcome.UNSUPPORTED, f"weights in a format not read here: {seen}")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from ..lineage.records import Clue, Coverage, DeclaredParent, ModelInfo
+from ..lineage.records import Clue, Coverage, DeclaredParent, Finding, ModelInfo
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +38,8 @@ class Visit:
     `info` None means that the model's description was not read either; `declared` None that its
     claims were not (the stored ones stay). `plan` is the sketch plan version that the visit
     followed, so that a permanent skip is tried again under a newer plan. `hidden` marks a
-    `not_found` that may as well be a private model: no tombstone follows from it alone.
+    `not_found` that may as well be a private model: no tombstone follows from it alone. `findings`
+    are about files that nobody should load.
     """
 
     coverage: Coverage
@@ -47,6 +48,7 @@ class Visit:
     declared: tuple[DeclaredParent, ...] | None = None
     plan: str | None = None
     hidden: bool = False
+    findings: tuple[Finding, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

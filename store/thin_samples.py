@@ -20,15 +20,17 @@ import numpy as np
 from ..lineage.errors import RegistryError
 from ..lineage.infer.neighbours import ThinSample
 
-FORMAT = 1
+FORMAT = 2
 MAX_BYTES = 8 << 30
+_COLUMNS = ("digests", "lossy", "packed", "weights", "floors")
 
 
 class ThinRow(NamedTuple):
-    """A thin sample, and whether the model's weights lie on a grid or hold many zeros."""
+    """A thin sample, whether the weights lie on a grid or hold many zeros, and were packed."""
 
     sample: ThinSample
     lossy: bool
+    packed: bool
 
 
 class ThinSampleStore:
@@ -91,6 +93,7 @@ def _encode(rows: Mapping[str, ThinRow]) -> dict[str, Any]:
         arrays[f"{at}.places"] = np.array(places)
         arrays[f"{at}.digests"] = np.array(digests)
         arrays[f"{at}.lossy"] = np.array([row.lossy for row in members])
+        arrays[f"{at}.packed"] = np.array([row.packed for row in members])
         arrays[f"{at}.sizes"] = np.array(sizes, dtype=np.int64)
         arrays[f"{at}.weights"] = np.stack(
             [np.concatenate([row.sample.weights[name] for name in names]) for row in members]
@@ -114,15 +117,15 @@ def _decode(file: Mapping[str, Any]) -> dict[str, ThinRow]:
         places = frozenset(_place(one) for one in json.loads(str(file[f"{at}.places"])))
         names = sorted(str(place[0]) for place in places)
         ends = np.cumsum(file[f"{at}.sizes"])[:-1]
-        columns = (file[f"{at}.{kind}"] for kind in ("digests", "lossy", "weights", "floors"))
-        for digest, lossy, weights, floors in zip(*columns, strict=True):
+        columns = (file[f"{at}.{kind}"] for kind in _COLUMNS)
+        for digest, lossy, packed, weights, floors in zip(*columns, strict=True):
             pieces = np.split(weights, ends)
             sample = ThinSample(
                 places=places,
                 weights=dict(zip(names, pieces, strict=True)),
                 floors=dict(zip(names, floors.tolist(), strict=True)),
             )
-            rows[str(digest)] = ThinRow(sample, bool(lossy))
+            rows[str(digest)] = ThinRow(sample, bool(lossy), bool(packed))
         at += 1
     return rows
 

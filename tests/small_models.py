@@ -312,11 +312,11 @@ def _only(*files: str) -> Change:
 
 BAD: dict[str, tuple[Change, tuple[str, str, str | None]]] = {
     "no weights": (_only("README.md", "config.json"), ("no_weights", "files", None)),
-    "gguf only": (_only("model-Q4_K_M.gguf"), ("unsupported", "files", None)),
-    "pickle only": (_only("pytorch_model.bin"), ("unsupported", "files", None)),
+    "gguf only": (_only("model-Q4_K_M.gguf"), ("malformed", "header", "model-Q4_K_M.gguf")),
+    "pickle only": (_only("pytorch_model.bin"), ("unsupported", "header", "pytorch_model.bin")),
     "adapter": (
         _only("adapter_config.json", "adapter_model.safetensors"),
-        ("skipped", "files", None),
+        ("malformed", "header", "adapter_model.safetensors"),
     ),
     "truncated header": (_cut, ("malformed", "header", WEIGHTS)),
     "lying header": (_overlapping, ("malformed", "header", WEIGHTS)),

@@ -39,7 +39,7 @@ from modelkin.lineage.records import (
 )
 from modelkin.lineage.sketch.plan import PLAN_VERSION
 from modelkin.lineage.sketch.sketch import Sketch, SketchBlock
-from modelkin.scanners.visiting import describe_blocks
+from modelkin.scanners.sketch_records import describe_blocks
 from modelkin.store import HiddenModel, Registry, RevisionFacts
 from modelkin.store.sketches import RawArray, sketch_key
 

@@ -15,6 +15,7 @@ Roles
 `attn.q` `attn.k` `attn.v` `attn.qkv` `attn.o` `attn.q_norm` `attn.k_norm`
 `mlp.gate` `mlp.up` `mlp.gate_up` `mlp.down` (a block without a gate has `up` and `down`)
 `lm_head` `lm_head.transform` `lm_head.norm` `lm_head.project` `classifier` `pooler`
+`expert.mlp.gate` `expert.mlp.up` `expert.mlp.gate_up` `expert.mlp.down` of a layer's first expert
 each with `.bias` for its bias; `enc.` / `dec.` before it in an encoder-decoder, whose cross
 attention is `dec.cross.q` and so on; `buffer` for constants that are no parameters;
 `raw:<name with the layer number as *>` for a name no family knows.

@@ -40,6 +40,7 @@ from .neighbours import (
     nearest_rows,
     thin_sample,
 )
+from .packed import PackedPlaces, is_packed, place_packed
 from .placement import Placement, place
 from .specimen import Specimen
 from .traits import Traits, measure_traits
@@ -60,19 +61,23 @@ PLAIN = Traits(grids={}, zeros={})
 class Resident:
     """One model of a crowd: what is held of it in memory.
 
-    `lossy` whether its weights lie on a grid or hold many zeros.
+    `lossy` whether its weights lie on a grid or hold many zeros, `packed` whether they were decoded
+    from a packed type.
     """
 
     node: str
     created: datetime | None
     lossy: bool
+    packed: bool
     thin: ThinSample
 
 
 def resident(one: Specimen) -> Resident:
     """What a crowd keeps of a specimen. O(weights): a tenth of a second for a full sketch."""
-    lossy = measure_traits(one).lossy
-    return Resident(node=one.node, created=one.created, lossy=lossy, thin=thin_sample(one))
+    packed = is_packed(one)
+    lossy = packed or measure_traits(one).lossy
+    thin = thin_sample(one)
+    return Resident(node=one.node, created=one.created, lossy=lossy, packed=packed, thin=thin)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,8 +156,9 @@ def infer_crowd(
     """
     found: list[Inference] = []
     decided: set[str] = set()
-    for part in comparable_rows([one.thin for one in residents]):
-        members = [residents[i] for i in part.numbers]
+    plain = [one for one in residents if not one.packed]
+    for part in comparable_rows([one.thin for one in plain]):
+        members = [plain[i] for i in part.numbers]
         if len(members) > 1:
             inference, nodes = _infer_part(
                 members, part, fetch, compute=compute, known=known or {}, again=again
@@ -160,8 +166,12 @@ def infer_crowd(
             found.append(inference)
             decided |= nodes
     edges = [edge for one in found for edge in one.edges]
-    sources = _laundered(residents, fetch, edges, decided, known or {}, compute)
+    sources = _laundered(plain, fetch, edges, decided, known or {}, compute)
     edges += without_circles(sources, edges)
+    unpacked = _packed(residents, fetch, edges, known or {}, again, compute)
+    found.append(unpacked)
+    edges += unpacked.edges
+    decided |= {one.node for one in residents if one.packed and _is_asked(one, again)}
     inference = Inference(
         edges=tuple(edges),
         rejected=tuple(lost for one in found for lost in one.rejected),
@@ -312,6 +322,57 @@ def _renumbered(decision: Placement, number: Mapping[int, int]) -> Placement:
         blend=None,
         passed_over={},
     )
+
+
+def _is_asked(one: Resident, again: Collection[str] | None) -> bool:
+    return again is None or one.node in again
+
+
+def _packed(
+    residents: Sequence[Resident],
+    fetch: Callable[[str], Specimen],
+    edges: Sequence[InferredEdge],
+    known: Mapping[str, Sequence[KnownParent]],
+    again: Collection[str] | None,
+    compute: Compute,
+) -> Inference:
+    """Sources of packed models among the plain ones nearest to what they decode to."""
+    asked = {one.node for one in residents if one.packed and _is_asked(one, again)}
+    if not asked:
+        return Inference()
+    believed = [*edges, *_as_edges(known, without={edge.child for edge in edges})]
+    found: list[PackedPlaces] = []
+    for part in comparable_rows([one.thin for one in residents]):
+        members = [residents[i] for i in part.numbers]
+        plain = np.array([i for i, one in enumerate(members) if not one.packed], dtype=np.int64)
+        wanted = np.array([i for i, one in enumerate(members) if one.node in asked], dtype=np.int64)
+        near = nearest_rows(part.rows, compute=compute, among=plain, wanted=wanted)
+        for at, child in enumerate(wanted.tolist()):
+            likely = [fetch(members[i].node) for i in near.of(at)]
+            found.append(place_packed([fetch(members[child].node)], likely, believed))
+    return Inference(
+        edges=tuple(edge for one in found for edge in one.edges),
+        rejected=tuple(lost for one in found for lost in one.rejected),
+        pairs_tested=sum(one.pairs_tested for one in found),
+    )
+
+
+def _as_edges(
+    known: Mapping[str, Sequence[KnownParent]], *, without: Collection[str]
+) -> list[InferredEdge]:
+    """Parents believed before, as far as nothing else is believed now."""
+    return [
+        InferredEdge(
+            child=child,
+            parent=one.parent,
+            relation=one.relation,
+            confidence=1.0,
+            direction_confidence=1.0,
+        )
+        for child, parents in known.items()
+        if child not in without
+        for one in parents
+    ]
 
 
 def _laundered(

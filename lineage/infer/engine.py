@@ -13,6 +13,7 @@ from .evidence import kinship_clue
 from .family import assemble
 from .hidden import HiddenModel, insert_hidden
 from .kinship import Kinship, families, measure_kinship
+from .packed import is_packed, place_packed
 from .placement import Placement, place, place_again, with_support
 from .specimen import Specimen, comparable_parts, content_key
 from .washing import find_sources
@@ -45,16 +46,19 @@ def infer_bucket(
     -----
     O(n^2 d) for n models and d sampled weights.
     """
-    ordered = sorted(group, key=lambda one: (one.node not in originals, *_sort_key(one)))
+    everyone = sorted(group, key=lambda one: (one.node not in originals, *_sort_key(one)))
+    packed = [one for one in everyone if is_packed(one)]
+    ordered = [one for one in everyone if not is_packed(one)]
     parts = [part for part in comparable_parts(ordered) if len(part) > 1]
     found = [_infer_part(part, compute) for part in parts]
     edges = [edge for one in found for edge in one.edges]
     edges += without_circles(find_sources(ordered, edges, compute=compute), edges)
+    unpacked = place_packed(packed, ordered, edges)
     return Inference(
-        edges=tuple(edges),
-        rejected=tuple(lost for one in found for lost in one.rejected),
+        edges=(*edges, *unpacked.edges),
+        rejected=(*(lost for one in found for lost in one.rejected), *unpacked.rejected),
         hidden=tuple(node for one in found for node in one.hidden),
-        pairs_tested=sum(one.pairs_tested for one in found),
+        pairs_tested=sum(one.pairs_tested for one in found) + unpacked.pairs_tested,
         pairs_related=sum(one.pairs_related for one in found),
     )
 

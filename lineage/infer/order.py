@@ -48,6 +48,9 @@ def _later_of(group: Sequence[Specimen], a: int, b: int) -> int:
     first, second = group[a].created, group[b].created
     if first is not None and second is not None and first != second:
         return a if first > second else b
+    if bool(group[a].packing) != bool(group[b].packing):
+        # A file made for a runtime is converted from what was trained, and not the other way.
+        return a if group[a].packing else b
     more, fewer = _followers(group, a), _followers(group, b)
     if more == fewer:
         return a if _is_widened(group[a], group[b]) else b

@@ -55,7 +55,9 @@ def classify(child: Specimen, parent: Specimen, *, delta: Delta, traits: Traits,
 
 def _cast(child: Specimen, parent: Specimen) -> dict[str, Any]:
     mine, theirs = _dtypes(child), _dtypes(parent)
-    return {} if mine == theirs else {"cast": f"{theirs} to {mine}"}
+    detail = {} if mine == theirs else {"cast": f"{theirs} to {mine}"}
+    made_for = child.packing.get("format")
+    return detail | ({"format": made_for} if made_for else {})
 
 
 def _dtypes(one: Specimen) -> str:

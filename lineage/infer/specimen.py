@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 
@@ -29,7 +29,9 @@ class Block:
 
     `values` (count,) float32; `grain` the coarsest type that holds all of them, which is coarser
     than `dtype` where a file was widened; `half_ulp` (count,) float32: half the spacing of the
-    published dtype at each value, the most that its rounding can have moved it.
+    published dtype at each value, the most that its rounding can have moved it. `step` (count,) is
+    the step of the grid that a packed file's weights were decoded from; `width` the leading
+    weights of each row that are held, None for a run without gaps.
     """
 
     key: RoleKey
@@ -38,6 +40,8 @@ class Block:
     start: int
     dtype: str
     values: Float32
+    step: Float32 | None = None
+    width: int | None = None
 
     @cached_property
     def grain(self) -> str:
@@ -73,11 +77,15 @@ class Block:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Specimen:
-    """One revision under comparison; `node` is its name in the graph."""
+    """One revision under comparison; `node` is its name in the graph.
+
+    `packing` says how its weights were packed, empty for weights published as they are.
+    """
 
     node: str
     created: datetime | None
     blocks: Mapping[str, Block]
+    packing: Mapping[str, str] = field(default_factory=dict)
 
     def matrices(self) -> tuple[str, ...]:
         """Names of the blocks that lineage is decided on."""
@@ -95,11 +103,13 @@ def specimen(node: str, sketch: Sketch, *, created: datetime | None) -> Specimen
             start=b.start,
             dtype=b.dtype,
             values=values,
+            step=b.steps(),
+            width=b.width,
         )
         for b, values in widened
         if np.isfinite(values).all()
     }
-    return Specimen(node=node, created=created, blocks=blocks)
+    return Specimen(node=node, created=created, blocks=blocks, packing=sketch.packing)
 
 
 def comparable(a: Block, b: Block) -> bool:

@@ -1,39 +1,133 @@
-"""The socket every weight format stands behind."""
+"""The socket every weight format stands behind.
+
+A `WeightFile` is one file, or one set of shards, whose header has been read. Its `Weight`s have
+the names and shapes of the plain model, whatever the file packs them into: a span of a weight is
+asked for by its place in the plain tensor, and the weight says which bytes hold it and how they
+are decoded. So one plan samples every format, and reads of all weights can be put together.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
 
-from ...lineage.records import TensorSpec
+import numpy as np
+from numpy.typing import NDArray
+
+Float32 = NDArray[np.float32]
+Bytes = NDArray[np.uint8]
 
 
-class WeightFile(Protocol):
-    """One weight file whose header has been read: its tensors, and their elements by range."""
+class ByteRange(NamedTuple):
+    """Bytes [begin, end) of the file named `path`."""
+
+    path: str
+    begin: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decoded:
+    """Weights of one span.
+
+    Attributes
+    ----------
+    dtype, data : the weights as published, or F32 where they were decoded from a packed type.
+    step : (n,) float32 or None
+        For decoded weights the quantization step at each: what rounding moved it by is at most
+        half of that. None for weights that stand in the file as they are.
+    width : int or None
+        Leading elements of each row that are held, where a format does not let whole rows be
+        read; None for a run without gaps.
+    """
+
+    dtype: str
+    data: bytes
+    step: Float32 | None = None
+    width: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Located:
+    """Where a span lies: the ranges to read, and what makes weights of their bytes.
+
+    `decode` takes the bytes of each range, in order, and gives the weights; it raises
+    `MalformedFile` where the bytes contradict the header.
+    """
+
+    ranges: tuple[ByteRange, ...]
+    decode: Callable[[Sequence[bytes]], Decoded]
 
     @property
-    def tensors(self) -> tuple[TensorSpec, ...]:
-        """All tensors of the file, in the order of their bytes."""
+    def size(self) -> int:
+        """Bytes of all ranges."""
+        return sum(r.end - r.begin for r in self.ranges)
+
+
+class Weight(Protocol):
+    """One tensor of the plain model, wherever and however it is stored."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
         ...
 
     @property
-    def metadata(self) -> Mapping[str, str]:
-        """Free text of the file's author: a claim, never an instruction."""
+    def shape(self) -> tuple[int, ...]:
+        """Its shape in the plain model."""
         ...
 
-    async def read(self, spec: TensorSpec, begin_element: int, count: int) -> bytes:
-        """Stored bytes of elements [begin_element, begin_element + count) of one tensor.
+    @property
+    def dtype(self) -> str:
+        """How it is stored: a safetensors type, a GGUF type, or the name of a packing."""
+        ...
+
+    @property
+    def path(self) -> str:
+        """The file it stands in."""
+        ...
+
+    def locate(self, start: int, count: int, *, budget: int) -> Located | None:
+        """The bytes of flat elements [start, start + count).
 
         Parameters
         ----------
-        spec : one of `tensors`
-        begin_element, count : int >= 0
-            In the flattened row-major tensor.
+        budget : bytes that one span may cost; a format that cannot hold to it by whole rows
+            narrows the rows.
 
-        Raises
-        ------
-        MalformedFile : the range leaves the tensor, or the tensor is of another file.
-        UnsupportedFormat : elements of this type do not start on a byte.
-        TruncatedRead, RangeIgnored, FileChanged, TransientError : from the byte source.
+        Returns
+        -------
+        None where the type cannot be decoded or the span is not worth its bytes.
         """
         ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Packing:
+    """How a model's weights are packed: `format` (gguf, gptq, ...), `type` (Q4_K_M, nf4) and bits.
+
+    `bits` of one weight of most matrices, without scales.
+    """
+
+    format: str
+    type: str
+    bits: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightFile:
+    """The weights of a model as far as its headers were read.
+
+    Attributes
+    ----------
+    weights : by name.
+    packing : None for weights that stand in the files as they are.
+    metadata : free text of the author: a claim, never an instruction.
+    skipped : names of tensors whose type cannot be decoded, by that type.
+    """
+
+    weights: Mapping[str, Weight]
+    packing: Packing | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    skipped: Mapping[str, int] = field(default_factory=dict)

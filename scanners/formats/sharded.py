@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from ...lineage.errors import LimitExceeded, MalformedFile, UnsupportedFormat
 from .bounded_json import JsonLimits, parse_object
+from .choosing import choose_component, choose_gguf, choose_torch
 from .safetensors_file import MAX_TENSORS, Header
 
 MAX_SHARDS = 10_000
@@ -23,6 +24,7 @@ _NAME_BYTES = 255
 _SUFFIX = ".safetensors"
 _INDEX = ".safetensors.index.json"
 _MODEL = "model.safetensors"
+_OLD_ADAPTER = "adapter_model.bin"
 _ADAPTERS = ("adapter_model.safetensors", "adapters.safetensors")
 _SHARD = re.compile(r"(.+?)[-_]([0-9]{5,6})[-_]of[-_]([0-9]{5,6})\.safetensors")
 _STATE = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state)[._]")
@@ -53,6 +55,7 @@ class WeightLayout:
     kind : "single" one file; "sharded" several, listed by `index` (None when a repository has a
         full set of shards and no index); "adapter" only a change to another model; "none" no
         weights; "unsupported" weights that cannot be told apart or decoded.
+    format : "safetensors", "gguf" or "pytorch".
     files : paths in the repository. With an index it decides; these are the shards of its name
         that the listing has.
     formats : for "unsupported", the formats seen, sorted; "safetensors" among them means several
@@ -60,6 +63,7 @@ class WeightLayout:
     """
 
     kind: Kind
+    format: str = "safetensors"
     files: tuple[str, ...] = ()
     index: str | None = None
     formats: tuple[str, ...] = ()
@@ -71,7 +75,8 @@ def choose_weight_files(paths: Sequence[str]) -> WeightLayout:
     `model.safetensors` first, then an index with its shards, then the one other safetensors file
     (or full set of shards) at the root. Optimizer states, training arguments, folders (`original/`
     among them) and the `consolidated` copy of a model are not the model; a `consolidated` file
-    that stands alone is.
+    that stands alone is. Where no safetensors file is the model, the most precise GGUF file is,
+    then the part of a pipeline that does the work, and then a PyTorch checkpoint.
     """
     root = sorted({path for path in paths if "/" not in path})
     if _MODEL in root:
@@ -90,7 +95,30 @@ def choose_weight_files(paths: Sequence[str]) -> WeightLayout:
     adapters = tuple(path for path in _ADAPTERS if path in root)
     if adapters and not candidates:
         return WeightLayout(kind="adapter", files=adapters[:1])
+    if gguf := choose_gguf(paths):
+        kind: Kind = "single" if len(gguf) == 1 else "sharded"
+        return WeightLayout(kind=kind, format="gguf", files=gguf)
+    if component := choose_component(paths):
+        return _inside(component, paths)
+    torch, torch_index = choose_torch(paths)
+    if torch:
+        kind = "single" if len(torch) == 1 else "sharded"
+        return WeightLayout(kind=kind, format="pytorch", files=torch, index=torch_index)
+    if _OLD_ADAPTER in root:
+        return WeightLayout(kind="adapter", format="pytorch", files=(_OLD_ADAPTER,))
     return _undecided(paths)
+
+
+def _inside(folder: str, paths: Sequence[str]) -> WeightLayout:
+    """The model inside of one folder of a pipeline; copies in half precision stand beside it."""
+    inside = [path.removeprefix(folder + "/") for path in paths if path.startswith(folder + "/")]
+    plain = [path for path in inside if ".fp16." not in path and ".non_ema." not in path]
+    found = choose_weight_files(plain or inside)
+    return replace(
+        found,
+        files=tuple(f"{folder}/{path}" for path in found.files),
+        index=None if found.index is None else f"{folder}/{found.index}",
+    )
 
 
 def parse_index(data: bytes, *, path: str) -> dict[str, str]:
@@ -200,6 +228,6 @@ def _shard_path(name: str, *, folder: str, path: str) -> str:
     safe = bare.isprintable() and not re.search(r'[/\\:*?"<>|]', bare)
     if not safe or not bare or bare.startswith(".") or len(bare.encode()) > _NAME_BYTES:
         raise MalformedFile(f"unsafe shard name {name[:200]!r}", path=path)
-    if not bare.endswith(_SUFFIX):
-        raise UnsupportedFormat(f"shard {name[:200]!r} is no safetensors file", path=path)
+    if not bare.endswith((_SUFFIX, ".bin")):
+        raise UnsupportedFormat(f"shard {name[:200]!r} is no weight file", path=path)
     return f"{folder}/{bare}" if folder else bare

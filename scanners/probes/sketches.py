@@ -24,10 +24,10 @@ from ...lineage.safety.sketch_probes import (
 )
 from ...store.facts import SketchRow
 from ...store.registry import Registry
-from ..inference import load_sketch
 from ..limits import Meter
 from ..progress import Progress, Silence
 from ..report import ProbeReport, announce
+from ..sketch_records import load_sketch
 from ..threads import one_thread_if
 
 MAX_ANCESTORS = 6

@@ -29,9 +29,8 @@ from modelkin.lineage.errors import MalformedFile, RegistryError
 from modelkin.lineage.records import RoleKey
 from modelkin.lineage.sketch.plan import PLAN_VERSION
 from modelkin.lineage.sketch.sketch import Sketch, SketchBlock
-from modelkin.scanners.inference import load_sketch
+from modelkin.scanners.sketch_records import describe_blocks, load_sketch
 from modelkin.scanners.sources.folder import FolderSource
-from modelkin.scanners.visiting import describe_blocks
 from modelkin.store.sketches import RawArray, SketchStore
 
 

@@ -123,7 +123,7 @@ def test_what_was_malformed_stays_malformed_and_is_not_read_again(
         "lab/good": "ok",
         "lab/bad": "malformed",
         "lab/card": "no_weights",
-        "lab/adapter": "skipped",
+        "lab/adapter": "malformed",
     }
     with FaultyHub(tmp_path / "hub") as hub:
         first = scan_once(store, hub_source(hub.url))

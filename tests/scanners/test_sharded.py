@@ -79,14 +79,13 @@ def test_the_model_is_found(
 @pytest.mark.parametrize(
     ("paths", "formats"),
     [
-        (["a.Q4_K_M.gguf", "a.Q8_0.gguf"], ("gguf",)),
-        (["pytorch_model.bin", "training_args.bin"], ("pytorch",)),
+        (["mmproj-a-f16.gguf", "a-00001-of-00002.gguf"], ("gguf",)),
+        (["a.bin", "b.bin", "training_args.bin"], ("pytorch",)),
         (["pytorch_model-00001-of-00002.bin", "tf_model.h5"], ("pytorch", "tensorflow")),
         (["unet/model.safetensors", "vae/model.safetensors"], ("safetensors",)),
         (["original/consolidated.00.pth", "onnx/model.onnx"], ("onnx", "pytorch")),
         (["a.safetensors", "b.safetensors"], ("safetensors",)),
         ([shard(1, 2)], ("safetensors",)),
-        (["adapter_model.bin"], ("pytorch",)),
         (["flax_model.MSGPACK"], ("flax",)),
     ],
 )
@@ -191,8 +190,8 @@ def test_an_accepted_shard_is_one_plain_name(name: str) -> None:
 
 
 def test_shards_of_another_format_are_unsupported() -> None:
-    with pytest.raises(UnsupportedFormat, match="no safetensors file"):
-        parse_index(index_of({"a": "pytorch_model-00001-of-00002.bin"}), path=INDEX)
+    with pytest.raises(UnsupportedFormat, match="no weight file"):
+        parse_index(index_of({"a": "tf_model-00001-of-00002.h5"}), path=INDEX)
 
 
 @pytest.mark.parametrize(

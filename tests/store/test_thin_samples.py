@@ -21,7 +21,9 @@ def rows() -> dict[str, ThinRow]:
     """Two models of one shape and one of another, as a mixed bucket may hold."""
     models = {"a": fresh(1), "b": fresh(2), "c": fresh(3, WIDE)}
     thin = {name: thin_sample(specimen_of(name, published(w))) for name, w in models.items()}
-    return {f"{name}" * 64: ThinRow(sample, name == "b") for name, sample in thin.items()}
+    return {
+        f"{name}" * 64: ThinRow(sample, name == "b", name == "c") for name, sample in thin.items()
+    }
 
 
 def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
@@ -30,8 +32,8 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     store.save("shape", kept)
     back = store.load("shape")
     assert back.keys() == kept.keys()
-    for digest, (sample, lossy) in back.items():
-        assert lossy == kept[digest].lossy
+    for digest, (sample, lossy, packed) in back.items():
+        assert (lossy, packed) == kept[digest][1:]
         assert sample.places == kept[digest].sample.places
         assert sample.floors == kept[digest].sample.floors
         assert sample.weights.keys() == kept[digest].sample.weights.keys()

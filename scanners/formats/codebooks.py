@@ -1,0 +1,56 @@
+"""Number formats of four bits, and the width of the cell that rounds to each of their values.
+
+Rounding to the nearest value of an uneven codebook moves a weight by up to half the distance to
+either neighbour; the cell width takes the place of the step of an even grid.
+
+References
+----------
+OCP Microscaling Formats (2023) for FP4 (E2M1). Dettmers et al. (2023), arXiv 2305.14314, appendix
+E for NF4. llama.cpp `kvalues_iq4nl`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+Float32 = NDArray[np.float32]
+
+FP4 = (0, 0.5, 1, 1.5, 2, 3, 4, 6, 0, -0.5, -1, -1.5, -2, -3, -4, -6)
+IQ4_NL = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
+NF4 = (
+    *(-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453),
+    *(-0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0.0),
+    *(0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224),
+    *(0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0),
+)
+
+
+def cell_widths(codes: Sequence[float] | Float32) -> Float32:
+    """The width of the cell around each code, in the order given.
+
+    Half the distances to both neighbours; at either end the one distance there is. Codes of equal
+    value (plus and minus zero) share their cell.
+    """
+    values = np.asarray(codes, dtype=np.float64)
+    distinct = np.unique(values)
+    gaps = np.diff(distinct)
+    left, right = np.concatenate([gaps[:1], gaps]), np.concatenate([gaps, gaps[-1:]])
+    widths = (left + right) / 2
+    return np.asarray(widths[np.searchsorted(distinct, values)], dtype=np.float32)
+
+
+@cache
+def table(name: str) -> tuple[Float32, Float32]:
+    """Values and cell widths of FP4, NF4 or IQ4_NL, indexed by code."""
+    codes = np.array({"FP4": FP4, "NF4": NF4, "IQ4_NL": IQ4_NL}[name], dtype=np.float32)
+    return codes, cell_widths(codes)
+
+
+def power_of_two(exponents: NDArray[np.uint8]) -> Float32:
+    """F8_E8M0: 2^(code - 127); code 255 is NaN."""
+    scale = np.ldexp(np.float32(1), exponents.astype(np.int32) - 127).astype(np.float32)
+    return np.where(exponents == 255, np.float32(np.nan), scale).astype(np.float32)
