@@ -5,6 +5,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
+# One thread a process: tests run side by side, one a core.
+test: export OMP_NUM_THREADS = 1
+
 .PHONY: demo test lint types bench fuzz clean
 
 demo: $(STAMP)
