@@ -69,14 +69,8 @@ def test_packed_copies_leave_the_family_as_it_was(gguf_store: Path) -> None:
 
 def test_of_several_files_the_most_precise_is_read_and_named(gguf_store: Path) -> None:
     assert coverage(gguf_store, 1)["q/mixed"].path == "chat-Q8_0.gguf"
-    assert (
-        edges(gguf_store)["q/mixed"][1:]
-        == (
-            "copy",
-            {},
-        )
-        or edges(gguf_store)["q/mixed"][2]["bits"] == 8
-    )
+    parent, relation, detail = edges(gguf_store)["q/mixed"]
+    assert (parent, relation, detail["bits"]) == ("ann/chat", "quantized", 8)
 
 
 def test_the_base_in_the_metadata_is_a_claim(gguf_store: Path) -> None:
