@@ -111,12 +111,15 @@ def test_weights_become_the_blocks_of_a_sketch() -> None:
     state = {
         "model.layers.1.mlp.up_proj.weight": torch.arange(12.0).reshape(4, 3),
         "model.layers.1.self_attn.q_proj.weight": torch.ones(3, 3),
+        "model.layers.2.self_attn.q_proj.weight": torch.ones(3, 3),
         "model.embed_tokens.weight": torch.arange(3.0 * 5000).reshape(5000, 3),
         "model.norm.weight": torch.ones(3),
     }
     one = as_specimen("toy", state)
     roles = {block.key.role: block for block in one.blocks.values()}
-    assert roles.keys() == {"mlp.up", "embed", "final_norm"}
+    # Query and key are sampled in the end layers alone.
+    assert [block.key.layer for block in one.blocks.values() if block.key.role == "attn.q"] == [2]
+    assert roles.keys() == {"mlp.up", "attn.q", "embed", "final_norm"}
     assert roles["mlp.up"].key.layer == 1
     assert roles["embed"].values.size == 8192 // 3 * 3
     np.testing.assert_array_equal(roles["mlp.up"].values, np.arange(12))

