@@ -16,6 +16,8 @@ from . import events, schedule, sweeps
 from .closing import rebuild_closure
 from .database import Database
 from .facts import Event, Publication, Queue, RevisionFacts, Sweep
+from .history import listing_kept
+from .redaction import Redactions
 from .sketch_scrub import clear_sketches
 from .staging import aware, json_text, utc
 
@@ -83,9 +85,16 @@ class Ledger:
         How many of the models the store had at that very commit.
         """
         with self._database.transaction() as connection:
-            return sweeps.add_sweep_pages(
-                connection, models, sweep=sweep, claims_of=claims_of, now=now
-            )
+            redacted = Redactions.of(connection)
+            models = [info for info in models if not redacted.hold(info)]
+            with listing_kept(connection, models, scan=sweep.scan):
+                return sweeps.add_sweep_pages(
+                    connection,
+                    models,
+                    sweep=sweep,
+                    claims_of=lambda info: redacted.masked_claims(claims_of(info)),
+                    now=now,
+                )
 
     def end_listing(self, scan: int) -> None:
         """Note that all sweeps of a scan are done; rebuild the closure for what cards claim."""
@@ -107,7 +116,10 @@ class Ledger:
 
     def tombstone(self, names: Sequence[str], *, reason: str, scan: int, now: datetime) -> None:
         """Mark models as gone from their source."""
-        with self._database.transaction() as connection:
+        with (
+            self._database.transaction() as connection,
+            listing_kept(connection, (), names=names, scan=scan),
+        ):
             sweeps.tombstone(connection, names, reason=reason, scan=scan, now=now)
 
     def waiting(

@@ -163,17 +163,19 @@ def runners_up(family: Family, decision: Placement) -> list[RejectedParent]:
             rank=rank,
             score=family.geometry.relative(child, other),
             rejected_because=decision.passed_over.get(other)
-            or _why_further(family, child, other, chosen),
+            or _why_further(family, child, other, chosen, rule=decision.rule),
         )
         for rank, other in enumerate(others, start=1)
     ]
 
 
-def _why_further(family: Family, child: int, other: int, chosen: int | None) -> str:
+def _why_further(family: Family, child: int, other: int, chosen: int | None, *, rule: str) -> str:
     if chosen is None:
         return "no parent is believed"
     mine = family.geometry.square_distance(child, chosen)
     theirs = family.geometry.square_distance(child, other)
     if theirs >= mine:
         return f"further: {theirs / max(mine, 1e-30):.3g} times the squared distance"
+    if rule == "nearest":
+        return "nearer, but off the path that the child keeps"
     return "nearer, but the chosen parent explains the child exactly"

@@ -178,6 +178,22 @@ def test_vanished_models_get_a_tombstone_only_after_a_whole_listing_and_an_answe
     assert dict(rows_of(config.parent / "store", query)) == {"eve/stranger": "hidden"}
 
 
+def test_a_redacted_model_stays_out_of_the_nights_to_come(
+    hub: SlowHub, config: Path, tmp_path: Path
+) -> None:
+    run_night(config)
+    store = config.parent / "store"
+    redact = ("redact", "dan/copy", "--reason", "asked for by its author", "--store", str(store))
+    assert CliRunner().invoke(cli, list(redact)).exit_code == 0
+    config.write_text(config.read_text().replace("[scan]", '[scan]\nfull_every = "0s"'))
+    result = run_night(config)
+    assert result.exit_code == 0, result.stderr
+    names = {name for (name,) in rows_of(store, "SELECT model FROM models")}
+    assert "dan/copy" not in names
+    assert "ann/chat" in names
+    assert rows_of(store, "SELECT model FROM coverage WHERE model = 'dan/copy'") == []
+
+
 def test_a_listing_that_loses_much_changes_nothing_and_is_not_published(
     hub: SlowHub, config: Path, tmp_path: Path
 ) -> None:
