@@ -1,12 +1,15 @@
 """The command `modelkin`: verbs, errors turned into exit codes.
 
 Exit codes: 0 done; 1 findings at or above --fail-on; 2 usage or error; 3 finished, but coverage
-below --min-coverage; 4 another scan holds the lock; 130 and 143 interrupted after a checkpoint.
+below --min-coverage; 4 another scan holds the lock; 130 and 143 interrupted after a checkpoint;
+141 whoever read stdout went away.
 """
 
 from __future__ import annotations
 
 import logging
+import os
+import sys
 from importlib import import_module
 
 import click
@@ -18,6 +21,7 @@ from .output import say
 logger = logging.getLogger(__name__)
 
 INTERRUPTED = 130
+BROKEN_PIPE = 141
 
 VERBS = {
     "map": ("mapping", "Find, place and probe every descendant of a release."),
@@ -76,6 +80,10 @@ class Verbs(click.Group):
             ctx.exit(INTERRUPTED)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
+        except BrokenPipeError:
+            # The reader, `head` say, has all it wants; what is left in the buffer has no taker.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            ctx.exit(BROKEN_PIPE)
         except Exception as error:
             # The last stop: 1 means findings, so nothing unforeseen may end with it.
             logger.debug("unforeseen", exc_info=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -178,3 +180,20 @@ def test_status_of_an_empty_store(look: Run, tmp_path: Path) -> None:
     result = look("status", "--store", str(tmp_path / "s"))
     assert result.exit_code == 0
     assert "none yet" in result.stdout
+
+
+def test_a_reader_that_goes_away_is_no_error(small_store: Path) -> None:
+    query = "SELECT a.model FROM v1.models a, v1.models b, v1.models c, v1.scores d"
+    words = ["sql", query, "--store", str(small_store), "-q"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "modelkin.cli", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline()
+        process.stdout.close()
+        assert process.wait(60) == 141
+        assert process.stderr.read() == ""
