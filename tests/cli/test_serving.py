@@ -21,7 +21,12 @@ def test_serve_says_where_and_ends_on_a_signal(small_store: Path) -> None:
     command = [sys.executable, "-m", "modelkin.cli", "serve", "--port", "0"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     with subprocess.Popen(
-        [*command, "--store", str(small_store)], stderr=subprocess.PIPE, text=True, env=environment
+        [*command, "--store", str(small_store)],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        # A suite that was started in the background hands down that SIGINT is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     ) as server:
         assert server.stderr is not None
         address = ""
