@@ -56,7 +56,8 @@ def _sharing_groups(placed: Mapping[int, Placement]) -> list[tuple[int, set[int]
     groups: list[tuple[int, set[int]]] = []
     for child, decision in placed.items():
         other = decision.sibling
-        if other is None or placed[other].parents != decision.parents:
+        # A sibling that is not decided now keeps the parent it has.
+        if other is None or other not in placed or placed[other].parents != decision.parents:
             continue
         joined = next((g for p, g in groups if p == decision.parents[0] and other in g), None)
         if joined is None:

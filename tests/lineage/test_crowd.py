@@ -11,6 +11,8 @@ from families import Weights, fresh, lora, published, specimens_of, trained, who
 from modelkin.lineage.compute import Compute
 from modelkin.lineage.infer.crowd import KnownParent, infer_crowd, resident
 from modelkin.lineage.infer.engine import Inference, infer_bucket
+from modelkin.lineage.infer.hidden import insert_hidden
+from modelkin.lineage.infer.placement import Placement
 from modelkin.lineage.infer.specimen import Specimen
 from modelkin.lineage.records import Relation
 
@@ -105,6 +107,15 @@ def test_a_model_found_late_takes_over_the_children_it_is_nearer_to() -> None:
         ("chat", "base"),
         *((name, "chat") for name in tuned),
     }
+
+
+def test_a_new_sibling_behind_an_unpublished_model_leaves_the_old_one_alone() -> None:
+    group = specimens_of({name: published(fresh(i)) for i, name in enumerate(("p", "old", "new"))})
+    new = {2: Placement(child=2, rule="nearest", parents=(0,), sibling=1)}
+    both = new | {1: Placement(child=1, rule="nearest", parents=(0,))}
+    assert insert_hidden(group.__getitem__, new, []) == ([], [])
+    (_, (node,)) = insert_hidden(group.__getitem__, both, [])
+    assert (node.parent, node.children) == ("p", ("new", "old"))
 
 
 def test_an_adapter_of_queries_and_keys_alone_is_no_copy() -> None:
