@@ -19,6 +19,8 @@ LARGE = 1_000
 CACHED = 384
 MOST_HUBS = 64
 Load = Callable[[SketchRow], Specimen | None]
+Believed = tuple[str, str, str]
+"""Child, parent, relation."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,12 +38,18 @@ class CrowdReport:
 
 
 def infer_large(
-    rows: Sequence[SketchRow], load: Load, *, registry: Registry, compute: Compute
+    rows: Sequence[SketchRow],
+    load: Load,
+    *,
+    registry: Registry,
+    believed: Sequence[Believed],
+    compute: Compute,
 ) -> CrowdReport:
     """Place what is new in a large bucket, or all of it when the code is new.
 
     Parameters
     ----------
+    believed : the edges of the store, from `Registry.believed_parents`.
     load : reads a sketch; None for one that cannot be read, which is then left out.
     """
     by_name = {row.model: row for row in rows}
@@ -56,7 +64,7 @@ def infer_large(
             raise LookupError(node)
         return found
 
-    known = known_parents(registry, {one.node for one in residents})
+    known = known_parents(believed, {one.node for one in residents})
     placed = registry.placed_models(code_version=CODE_VERSION)
     new = {one.node for one in residents} - placed
     again = None if 2 * len(new) > len(residents) else new
@@ -77,10 +85,10 @@ def infer_large(
     )
 
 
-def known_parents(registry: Registry, nodes: set[str]) -> dict[str, list[KnownParent]]:
+def known_parents(believed: Sequence[Believed], nodes: set[str]) -> dict[str, list[KnownParent]]:
     """Parents believed before, through hidden models to those that are published."""
     above: dict[str, list[tuple[str, str]]] = {}
-    for child, parent, relation in registry.believed_parents():
+    for child, parent, relation in believed:
         above.setdefault(child, []).append((parent, relation))
     known: dict[str, list[KnownParent]] = {}
     for child in nodes & above.keys():

@@ -11,13 +11,14 @@ from ..lineage.compute import Compute
 from ..lineage.errors import MalformedFile, RegistryError
 from ..lineage.infer.across import infer_across
 from ..lineage.infer.adapters import place_adapters
-from ..lineage.infer.circles import without_circles
+from ..lineage.infer.circles import settled_edge, without_circles
 from ..lineage.infer.engine import CODE_VERSION, Inference, infer_bucket
 from ..lineage.infer.packed import is_packed
 from ..lineage.infer.specimen import Specimen, specimen
+from ..lineage.records import Relation
 from ..store.facts import HiddenModel, SketchRow
 from ..store.registry import Registry
-from .crowds import LARGE, infer_large
+from .crowds import LARGE, Believed, infer_large
 from .formats.adapters import FORMATS as ADAPTER_FORMATS
 from .progress import Progress, Silence
 from .sketch_records import load_sketch
@@ -65,15 +66,16 @@ def infer_store(
     mapped = {scan.target for scan in registry.scans() if scan.kind == "map"}
     originals = frozenset(name for name in {*mapped, original} if name is not None)
     buckets: dict[str, list[SketchRow]] = {}
-    for row in registry.sketched():
-        if row.shape_key is not None and (shapes is None or row.shape_key in shapes):
+    for row in registry.sketched(shape_keys=shapes):
+        if row.shape_key is not None:
             buckets.setdefault(row.shape_key, []).append(row)
     watch.stage("infer", len(buckets))
-    work = _Work(registry=registry, compute=compute, large=large)
+    believed = registry.believed_parents()
+    work = _Work(registry=registry, compute=compute, large=large, believed=believed)
     for key in sorted(buckets):
         work.infer(buckets[key], originals)
         watch.step(key)
-    adapters = [row for row in registry.sketched() if row.format in ADAPTER_FORMATS]
+    adapters = work.in_view(registry.sketched(formats=ADAPTER_FORMATS))
     found = work.with_adapters([*work.found, _across_buckets(work)], adapters)
     _store(registry, found, work, scan=scan, now=now)
     rows = sum(len(bucket) for bucket in buckets.values()) + len(adapters)
@@ -90,11 +92,16 @@ def infer_store(
 
 @dataclass(slots=True, kw_only=True)
 class _Work:
-    """One run of inference: what was found, about whom, and who is compared across buckets."""
+    """One run of inference: what was found, about whom, and who is compared across buckets.
+
+    `believed` are the edges of the store; `whole` the models of buckets that were compared whole.
+    """
 
     registry: Registry
     compute: Compute
     large: int
+    believed: Sequence[Believed]
+    whole: set[str] = field(default_factory=set)
     found: list[Inference] = field(default_factory=list)
     decided: set[str] = field(default_factory=set)
     orphans: list[Specimen] = field(default_factory=list)
@@ -117,12 +124,19 @@ class _Work:
         children = {edge.child for edge in inference.edges}
         self.found.append(inference)
         self.decided |= {row.model for row in rows}
+        self.whole |= {row.model for row in rows}
         plain = [one for one in group if not is_packed(one)]
         self.orphans += [one for one in plain if one.node not in children]
         self.candidates += plain
 
     def _infer_large(self, rows: Sequence[SketchRow]) -> None:
-        report = infer_large(rows, self._load, registry=self.registry, compute=self.compute)
+        report = infer_large(
+            rows,
+            self._load,
+            registry=self.registry,
+            believed=self.believed,
+            compute=self.compute,
+        )
         self.found.append(report.inference)
         self.decided |= report.decided
         self.orphans += report.roots
@@ -139,6 +153,15 @@ class _Work:
             self.unreadable[row.model] = str(error)
             return None
         return specimen(row.model, sketch, created=created)
+
+    def in_view(self, rows: Sequence[SketchRow]) -> list[SketchRow]:
+        """Adapters to place now: without a base so far, or on one whose bucket was compared whole.
+
+        The others keep the base they have: what shows it is not in memory.
+        """
+        bases = {child: parent for child, parent, _ in self.believed}
+        shown = {None, *self.whole}
+        return [row for row in rows if bases.get(row.model) in shown]
 
     def with_adapters(
         self, found: Sequence[Inference], rows: Sequence[SketchRow]
@@ -166,6 +189,11 @@ class _Work:
 def _across_buckets(work: _Work) -> Inference:
     """Parents of another shape, for models that have none of their own."""
     known = [edge for one in work.found for edge in one.edges]
+    settled = [
+        settled_edge(child, parent, Relation(relation))
+        for child, parent, relation in work.believed
+        if child not in work.decided
+    ]
     parents = {edge.child: edge.parent for edge in known}
     candidates = work.candidates
     # In a large store only models that something descends from are worth the comparison.
@@ -175,7 +203,7 @@ def _across_buckets(work: _Work) -> Inference:
     with one_thread_if(len(work.orphans) < SMALL_BUCKET):
         across = infer_across(work.orphans, candidates, compute=work.compute, parents=parents)
     return Inference(
-        edges=tuple(without_circles(across.edges, known)),
+        edges=tuple(without_circles(across.edges, [*settled, *known])),
         rejected=across.rejected,
         pairs_tested=across.pairs_tested,
         pairs_related=across.pairs_related,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..lineage.errors import NotInRegistry
@@ -43,7 +43,8 @@ SELECT r.id AS revision, m.name AS model, m.source, r.sha, m.revision = r.id AS 
     r.sketch_plan, r.sketch_digest, r.sketch_path, r.weights_digest, m.downloads
 FROM internal.models m JOIN internal.revisions r ON r.id = m.facts_revision
 WHERE m.tombstone_reason IS NULL AND r.sketch_path IS NOT NULL
-    AND ($shape_key IS NULL OR r.shape_key = $shape_key)
+    AND ($shape_keys IS NULL OR list_contains($shape_keys::VARCHAR[], r.shape_key))
+    AND ($formats IS NULL OR list_contains($formats::VARCHAR[], r.format))
     AND ($names IS NULL OR list_contains($names::VARCHAR[], m.name))
 ORDER BY m.name, r.id
 """
@@ -118,12 +119,16 @@ def scans(
 
 
 def sketched(
-    database: Database, *, shape_key: str | None, names: Sequence[str] | None
+    database: Database,
+    *,
+    shape_keys: Collection[str] | None,
+    formats: Collection[str] | None,
+    names: Collection[str] | None,
 ) -> list[SketchRow]:
-    """The newest sketched revision of each live model, by name."""
-    found = database.records(
-        _SKETCHED, {"shape_key": shape_key, "names": None if names is None else list(names)}
-    )
+    """The newest sketched revision of each live model, by name; None stands for any."""
+    wanted = {"shape_keys": shape_keys, "formats": formats, "names": names}
+    lists = {column: None if some is None else list(some) for column, some in wanted.items()}
+    found = database.records(_SKETCHED, lists)
     for record in found:
         record["created_at"] = aware(record["created_at"])
         record["last_modified"] = aware(record["last_modified"])

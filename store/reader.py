@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -219,14 +219,18 @@ class RegistryReader:
         return found[0] if found and found[0].status in ("running", "interrupted") else None
 
     def sketched(
-        self, *, shape_key: str | None = None, names: Sequence[str] | None = None
+        self,
+        *,
+        shape_keys: Collection[str] | None = None,
+        formats: Collection[str] | None = None,
+        names: Collection[str] | None = None,
     ) -> list[SketchRow]:
-        """The newest sketched revision of each live model, by name.
+        """The newest sketched revision of each live model, by name; None stands for any.
 
         A model whose newest commit was not visited yet stands here with its last sketch and
         `current` False.
         """
-        return queries.sketched(self._database, shape_key=shape_key, names=names)
+        return queries.sketched(self._database, shape_keys=shape_keys, formats=formats, names=names)
 
     def placed_models(self, *, code_version: str) -> frozenset[str]:
         """Names of the models that this version of inference has decided."""

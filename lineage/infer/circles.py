@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 
-from ..records import InferredEdge
+from ..records import InferredEdge, Relation
 
 
 def without_circles(
@@ -27,6 +27,13 @@ def without_circles(
             parents[edge.child].add(edge.parent)
             kept.append(edge)
     return kept
+
+
+def settled_edge(child: str, parent: str, relation: Relation) -> InferredEdge:
+    """An edge believed before, for what only asks who comes from whom and how."""
+    return InferredEdge(
+        child=child, parent=parent, relation=relation, confidence=1.0, direction_confidence=1.0
+    )
 
 
 def _reaches(start: str, wanted: str, parents: dict[str, set[str]]) -> bool:

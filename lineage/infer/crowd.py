@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from ..compute import Compute
 from ..records import Clue, InferredEdge, RejectedParent, Relation
-from .circles import without_circles
+from .circles import settled_edge, without_circles
 from .crowd_order import crowd_order
 from .edges import edges_of, runners_up
 from .engine import Inference
@@ -166,9 +166,12 @@ def infer_crowd(
             found.append(inference)
             decided |= nodes
     edges = [edge for one in found for edge in one.edges]
+    # Without dates the order moves with what is new, and need not be that of what was believed.
+    settled = _settled_edges(known or {}, decided)
+    edges = without_circles(edges, settled)
     sources = _laundered(plain, fetch, edges, decided, known or {}, compute)
-    edges += without_circles(sources, edges)
-    unpacked = _packed(residents, fetch, edges, known or {}, again, compute)
+    edges += without_circles(sources, [*settled, *edges])
+    unpacked = _packed(residents, fetch, [*settled, *edges], again, compute)
     found.append(unpacked)
     edges += unpacked.edges
     decided |= {one.node for one in residents if one.packed and _is_asked(one, again)}
@@ -331,8 +334,7 @@ def _is_asked(one: Resident, again: Collection[str] | None) -> bool:
 def _packed(
     residents: Sequence[Resident],
     fetch: Callable[[str], Specimen],
-    edges: Sequence[InferredEdge],
-    known: Mapping[str, Sequence[KnownParent]],
+    believed: Sequence[InferredEdge],
     again: Collection[str] | None,
     compute: Compute,
 ) -> Inference:
@@ -340,7 +342,6 @@ def _packed(
     asked = {one.node for one in residents if one.packed and _is_asked(one, again)}
     if not asked:
         return Inference()
-    believed = [*edges, *_as_edges(known, without={edge.child for edge in edges})]
     found: list[PackedPlaces] = []
     for part in comparable_rows([one.thin for one in residents]):
         members = [residents[i] for i in part.numbers]
@@ -357,20 +358,14 @@ def _packed(
     )
 
 
-def _as_edges(
-    known: Mapping[str, Sequence[KnownParent]], *, without: Collection[str]
+def _settled_edges(
+    known: Mapping[str, Sequence[KnownParent]], decided: Collection[str]
 ) -> list[InferredEdge]:
-    """Parents believed before, as far as nothing else is believed now."""
+    """Edges believed before, of the models that keep them."""
     return [
-        InferredEdge(
-            child=child,
-            parent=one.parent,
-            relation=one.relation,
-            confidence=1.0,
-            direction_confidence=1.0,
-        )
+        settled_edge(child, one.parent, one.relation)
         for child, parents in known.items()
-        if child not in without
+        if child not in decided
         for one in parents
     ]
 

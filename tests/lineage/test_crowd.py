@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from families import Weights, fresh, lora, published, specimens_of, trained, whole_family
@@ -107,6 +108,16 @@ def test_a_model_found_late_takes_over_the_children_it_is_nearer_to() -> None:
         ("chat", "base"),
         *((name, "chat") for name in tuned),
     }
+
+
+def test_what_was_believed_and_what_is_new_close_no_circle() -> None:
+    base = published(fresh(95))
+    group = specimens_of({"base": base, "tuned": published(trained(base, seed=96))})
+    believed = replace(infer_bucket(group, compute=CPU).edges[0], child="base", parent="tuned")
+    found, decided = crowd(group, known=Inference(edges=(believed,)), again={"tuned"})
+    assert decided == {"tuned"}
+    assert not found.edges
+    assert edges(crowd(group, again={"tuned"})[0]) == {("tuned", "base", "finetune")}
 
 
 def test_a_new_sibling_behind_an_unpublished_model_leaves_the_old_one_alone() -> None:

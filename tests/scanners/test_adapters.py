@@ -204,3 +204,17 @@ def test_an_adapter_of_another_shape_is_misdeclared(store: Path) -> None:
     found = rows_of(store, "SELECT model, ancestor FROM findings WHERE kind = 'misdeclared_parent'")
     assert ("dan/misfit", "lab/other") in found
     assert "ann/lora" not in {model for model, _ in found}
+
+
+@pytest.mark.parametrize("large", [1_000, 1])
+def test_a_base_stays_where_only_other_shapes_or_new_models_are_inferred(
+    store: Path, large: int
+) -> None:
+    query = "SELECT parent FROM edges WHERE child = 'ann/lora' AND inferred"
+    before = rows_of(store, query)
+    assert before == [("lab/base",)]
+    (other,) = rows_of(store, "SELECT shape_key FROM models WHERE model = 'lab/other'")[0]
+    infer_once(store, shapes={other}, large=large)
+    assert rows_of(store, query) == before
+    infer_once(store, large=large)
+    assert rows_of(store, query) == before

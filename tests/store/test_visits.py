@@ -46,9 +46,9 @@ def test_a_visit_brings_facts_and_coverage(registry: Registry) -> None:
     (row,) = registry.sketched()
     assert (row.model, row.sha, row.current, row.shape_key) == ("o/a", "sha-o/a", True, "shape")
     assert row.created_at == make_info("o/a").created_at
-    assert registry.sketched(shape_key="other") == []
+    assert registry.sketched(shape_keys=["other"]) == []
     assert registry.sketched(names=["o/b"]) == []
-    assert registry.sketched(names=["o/a"], shape_key="shape") == [row]
+    assert registry.sketched(names=["o/a"], shape_keys=["shape"]) == [row]
     totals = registry.sql(
         "SELECT listed, visited, ok, not_read, requests, bytes FROM v1.scans"
     ).fetchall()
