@@ -50,7 +50,7 @@ def migrate(
     SchemaTooNew : the file has a migration that this modelkin does not know.
     """
     migrations = known_migrations() if migrations is None else migrations
-    present = _check_known(connection, migrations)
+    present = check_known(connection, migrations)
     for migration in migrations:
         if migration.version not in present:
             _apply(connection, migration)
@@ -65,7 +65,7 @@ def check_version(connection: duckdb.DuckDBPyConnection) -> None:
     RegistryError : the file is older than this modelkin, or is no registry.
     """
     migrations = known_migrations()
-    present = _check_known(connection, migrations)
+    present = check_known(connection, migrations)
     if not present:
         raise RegistryError("the file is not a modelkin registry")
     missing = [step.version for step in migrations if step.version not in present]
@@ -76,11 +76,23 @@ def check_version(connection: duckdb.DuckDBPyConnection) -> None:
         )
 
 
-def _check_known(
-    connection: duckdb.DuckDBPyConnection, migrations: tuple[Migration, ...]
+def check_known(
+    connection: duckdb.DuckDBPyConnection,
+    migrations: tuple[Migration, ...],
+    *,
+    alias: str | None = None,
 ) -> set[int]:
-    """Numbers of the migrations in the file, all of which must be known."""
-    present = _applied(connection)
+    """Numbers of the migrations in the file, all of which must be known.
+
+    Parameters
+    ----------
+    alias : name that the file is attached by; None for the connection's own.
+
+    Raises
+    ------
+    SchemaTooNew : one of them is not in `migrations`.
+    """
+    present = _applied(connection, alias=alias)
     strange = present - {step.version for step in migrations}
     if strange:
         found, known = max(strange), migrations[-1].version
@@ -97,14 +109,16 @@ def schema_version(connection: duckdb.DuckDBPyConnection) -> int:
     return max(_applied(connection), default=0)
 
 
-def _applied(connection: duckdb.DuckDBPyConnection) -> set[int]:
+def _applied(connection: duckdb.DuckDBPyConnection, *, alias: str | None = None) -> set[int]:
     ledger = connection.execute(
-        "SELECT count(*) FROM duckdb_tables() WHERE database_name = current_database() "
-        "AND schema_name = 'internal' AND table_name = 'schema_migrations'"
+        "SELECT count(*) FROM duckdb_tables() WHERE database_name = coalesce(?, "
+        "current_database()) AND schema_name = 'internal' AND table_name = 'schema_migrations'",
+        [alias],
     ).fetchall()
     if ledger[0][0] == 0:
         return set()
-    rows = connection.execute("SELECT version FROM internal.schema_migrations").fetchall()
+    table = "internal.schema_migrations" if alias is None else f"{alias}.internal.schema_migrations"
+    rows = connection.execute(f"SELECT version FROM {table}").fetchall()
     return {int(version) for (version,) in rows}
 
 

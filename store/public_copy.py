@@ -13,12 +13,9 @@ from pathlib import Path
 
 import duckdb
 
-from ..lineage.errors import SchemaTooNew
 from .database import translated
-from .migrate import known_migrations, migrate
-
-PRIVATE = "Private: "
-"""Tables whose comment begins so stay in the store that they were made in."""
+from .migrate import check_known, known_migrations
+from .snapshots import attached, copy_tables, fresh_database
 
 # What a scan was started with can name folders and hosts of the machine it ran on.
 _WITHHELD = (
@@ -84,16 +81,13 @@ def write_public_copy(source: Path, target: Path) -> str:
     SchemaTooNew : the source was written by a newer modelkin; older snapshots are copied.
     RegistryError : the source cannot be read, or the disk is full.
     """
+    with translated(target):
+        fresh_database(target)
     with translated(target), duckdb.connect(target) as connection:
-        migrate(connection)
-        quoted = str(source).replace("'", "''")
-        with translated(source):
-            connection.execute(f"ATTACH '{quoted}' AS source (READ_ONLY)")
-        try:
-            _require_schema(connection, source)
-            _copy_tables(connection)
-        finally:
-            connection.execute("DETACH source")
+        with translated(source), attached(connection, source, alias="source", read_only=True):
+            check_known(connection, known_migrations(), alias="source")
+            own = connection.execute("SELECT current_database()").fetchall()[0][0]
+            copy_tables(connection, source="source", target=own)
         connection.execute(_WITHHELD)
         connection.execute("CREATE SCHEMA explorer")
         connection.execute(_LINKS)
@@ -101,32 +95,6 @@ def write_public_copy(source: Path, target: Path) -> str:
         connection.execute(_CHILDREN)
         state = _state(connection)
     return hashlib.sha256(f"{state}{target.stat().st_size}".encode()).hexdigest()[:16]
-
-
-def _require_schema(connection: duckdb.DuckDBPyConnection, source: Path) -> None:
-    known = known_migrations()[-1].version
-    found = connection.execute(
-        "SELECT max(m.version) FROM source.internal.schema_migrations m"
-    ).fetchall()[0][0]
-    if found is None or found > known:
-        words = f"{source} has schema {found}, this modelkin knows {known}: upgrade modelkin"
-        raise SchemaTooNew(words, found=found or 0, known=known)
-
-
-def _copy_tables(connection: duckdb.DuckDBPyConnection) -> None:
-    # Base tables only: a view of a file from elsewhere could run anything.
-    tables = connection.execute(
-        "SELECT t.table_name FROM duckdb_tables() t WHERE t.database_name = 'source' "
-        "AND t.schema_name = 'internal' AND t.table_name <> 'schema_migrations' "
-        "AND NOT starts_with(coalesce(t.comment, ''), ?) "
-        "AND t.table_name IN (SELECT o.table_name FROM duckdb_tables() o "
-        "WHERE o.database_name = current_database() AND o.schema_name = 'internal')",
-        [PRIVATE],
-    ).fetchall()
-    for (table,) in tables:
-        connection.execute(
-            f'INSERT INTO internal."{table}" BY NAME SELECT * FROM source.internal."{table}"'
-        )
 
 
 def _state(connection: duckdb.DuckDBPyConnection) -> list[tuple[object, ...]]:

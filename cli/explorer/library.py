@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import threading
 import time
 from collections import OrderedDict
@@ -19,15 +18,15 @@ from pathlib import Path
 
 from ...lineage.errors import NotInRegistry, RegistryBusy
 from ...store import Registry
+from ...store.database import FILE_NAME
 from ...store.explorer_queries import PublicReader
 from ...store.public_copy import write_public_copy
+from ...store.snapshots import CURRENT, SNAPSHOTS, snapshot_names
 
 logger = logging.getLogger(__name__)
 
-FILE_NAME = "registry.duckdb"
 MOST_COPIES = 4
 LOOK_AGAIN = 10.0
-_NAME = re.compile(r"\d{1,10}(\.\d{1,10})?", re.ASCII)
 
 
 @dataclass(slots=True)
@@ -68,10 +67,8 @@ class Library:
 
     def snapshots(self) -> list[str]:
         """Names of the snapshots of the store, newest first."""
-        home = self._store / "snapshots"
-        names = [path.name for path in home.iterdir()] if home.is_dir() else []
-        whole = [one for one in names if _NAME.fullmatch(one) and (home / one / FILE_NAME).exists()]
-        return sorted(whole, key=lambda name: [int(part) for part in name.split(".")], reverse=True)
+        names = snapshot_names(self._store)
+        return [name for name in names if self._snapshot(name).exists()]
 
     @contextmanager
     def shelf(self, as_of: str | None = None) -> Iterator[Shelf]:
@@ -162,12 +159,13 @@ class Library:
     def _source(self, as_of: str | None) -> Path | None:
         """The file to copy: a snapshot, what `current` leads to, or the store's own file."""
         if as_of is not None:
-            return (
-                self._store / "snapshots" / as_of / FILE_NAME if as_of in self.snapshots() else None
-            )
-        published, own = self._store / "current" / FILE_NAME, self._store / FILE_NAME
+            return self._snapshot(as_of) if as_of in self.snapshots() else None
+        published, own = self._store / CURRENT / FILE_NAME, self._store / FILE_NAME
         found = published if published.exists() else own
         return found.resolve() if found.exists() else None
+
+    def _snapshot(self, name: str) -> Path:
+        return self._store / SNAPSHOTS / name / FILE_NAME
 
     def _retire(self, shelf: Shelf) -> None:
         shelf.retired = True
