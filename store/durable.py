@@ -4,23 +4,42 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 
 def write_whole(path: Path, content: bytes, *, prefix: str = ".partial-") -> None:
     """Write a file that appears under its name only when all of it is on the disk."""
+    with whole_file(path, prefix=prefix) as file:
+        file.write(content)
+
+
+@contextmanager
+def whole_file(
+    path: Path, *, prefix: str = ".partial-", lasting: bool = True
+) -> Iterator[IO[bytes]]:
+    """A file to write to, which appears under its name when the block ends well.
+
+    Parameters
+    ----------
+    lasting : wait until it is on the disk; not for what can be made again after a power cut.
+    """
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=prefix)
     try:
         with os.fdopen(descriptor, "wb") as file:
             os.fchmod(descriptor, 0o644)
-            file.write(content)
+            yield file
             file.flush()
-            os.fsync(file.fileno())
+            if lasting:
+                os.fsync(file.fileno())
         os.replace(name, path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
-    sync(path.parent)
+    if lasting:
+        sync(path.parent)
 
 
 def sync(path: Path) -> None:

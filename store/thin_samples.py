@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy as np
 
 from ..lineage.errors import RegistryError
 from ..lineage.infer.neighbours import ThinSample
+from .durable import whole_file
 
 FORMAT = 2
 MAX_BYTES = 8 << 30
@@ -65,14 +65,8 @@ class ThinSampleStore:
         path = self._path(shape_key)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".thin-")
-            try:
-                with os.fdopen(descriptor, "wb") as file:
-                    np.savez(file, **_encode(rows))
-                os.replace(name, path)
-            except BaseException:
-                Path(name).unlink(missing_ok=True)
-                raise
+            with whole_file(path, lasting=False) as file:
+                np.savez(file, **_encode(rows))
         except OSError as error:
             raise RegistryError(f"cannot write {path}: {error.strerror}") from error
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
 from ...lineage.errors import RegistryError
+from ...store.durable import whole_file
 
 _LONGEST = 128 * 2**20
 
@@ -38,10 +37,8 @@ class PageSpool:
         head = json.dumps({"url": url, "next": following, "size": len(body)}).encode()
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(dir=self._folder, prefix=".page-")
-            with os.fdopen(handle, "wb") as file:
+            with whole_file(self._place(url), lasting=False) as file:
                 file.write(head + b"\n" + body)
-            os.replace(name, self._place(url))
         except OSError as error:
             raise RegistryError(
                 f"cannot keep a listing page in {self._folder}: {error.strerror}"
