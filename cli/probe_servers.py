@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
+from ..lineage.safety.protocol import Tier
 from ..scanners.probes.contexts import NAMES, Context, context
 from ..scanners.probes.endpoint_backend import Api, EndpointBackend, EndpointLimits
 from ..scanners.probes.judging import ServerJudge
@@ -68,6 +70,43 @@ def judge(command: Command) -> Command:
         help="Server whose model grades as well; it is sent prompts and replies. "
         "Key in MODELKIN_JUDGE_KEY.",
     )(command)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """A server to probe and what is composed around each prompt."""
+
+    backend: EndpointBackend
+    contexts: list[Context]
+
+
+def open_served(
+    tier: Tier,
+    models: tuple[str, ...],
+    *,
+    url: str | None,
+    model: str | None,
+    api: Api,
+    contexts: tuple[str, ...],
+    system: Path | None,
+    max_calls: int | None,
+    interrupts: Interrupts,
+) -> Served | None:
+    """The server of the tier `deployment`, None for every other tier.
+
+    Raises
+    ------
+    click.UsageError : more or less than one checkpoint, no address, or options of a server with
+        another tier.
+    """
+    if tier is not Tier.DEPLOYMENT:
+        if url or model or contexts or system or max_calls:
+            raise click.UsageError("options of a server go with --tier deployment")
+        return None
+    backend = open_server(url, model, api=api, max_calls=max_calls, interrupts=interrupts)
+    if len(models) != 1:
+        raise click.UsageError("--tier deployment takes one MODEL: the checkpoint served")
+    return Served(backend=backend, contexts=chosen_contexts(contexts, system))
 
 
 def open_server(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -116,70 +117,101 @@ def probe_command(
     asked, level = load_prompts(prompts, store=store), Tier(tier)
     if plan:
         with Registry.open(store, read_only=True) as registry:
-            kind = "hub" if source == "hub" else "dir"
-            wanted = chosen(registry, models, kind=kind)
-            if routed:
-                wanted = chosen_names(routed_models(registry, wanted, audit=audit))
-            show_plan(registry, wanted, tier=level, prompts=asked, output_format=output_format)
+            picked = pick(registry, models, source=source, audit=audit if routed else None)
+            show_plan(registry, picked, tier=level, prompts=asked, output_format=output_format)
         return
     interrupts = Interrupts()
-    meter = Meter(
-        limits=ScanLimits(max_bytes=max_bytes, max_requests=max_requests, deadline=deadline),
-        interrupted=interrupts.stopped,
-    )
+    limits = ScanLimits(max_bytes=max_bytes, max_requests=max_requests, deadline=deadline)
+    meter = Meter(limits=limits, interrupted=interrupts.stopped)
     meter.start()
     judge = probe_servers.open_judge(judge_server, judge_model, interrupts=interrupts)
-    backend = None
-    if level is Tier.DEPLOYMENT:
-        backend = probe_servers.open_server(
-            server, served_model, api=api, max_calls=max_calls, interrupts=interrupts
-        )
-        if len(models) != 1:
-            raise click.UsageError("--tier deployment takes one MODEL: the checkpoint served")
+    served = probe_servers.open_served(
+        level,
+        models,
+        url=server,
+        model=served_model,
+        api=api,
+        contexts=contexts,
+        system=system,
+        max_calls=max_calls,
+        interrupts=interrupts,
+    )
     with (
         interrupts.watching(),
         open_source(source, endpoint=endpoint, interrupts=interrupts) as place,
         scan_lock(store),
         Registry.open(store) as registry,
+        Watch(console(stderr=True)) as watch,
     ):
-        names = list(chosen(registry, models, kind=place.kind))
-        routes = routed_models(registry, names, audit=audit) if routed else {}
-        names = list(chosen_names(routes)) if routed else names
-        scan = registry.start_scan(
-            kind="probe",
-            source="store",
-            parameters={"tier": tier, "routed": routed, "audit": audit},
-            now=utc_now(),
+        picked = pick(registry, models, source=source, audit=audit if routed else None)
+        run = ProbeRun(
+            registry=registry,
+            source=place,
+            prompts=asked,
+            now=utc_now,
+            device=device,
+            max_bytes=max_model_bytes,
+            judge=judge,
+            progress=watch,
+            max_tokens=max_tokens,
+            meter=meter,
         )
-        with Watch(console(stderr=True)) as watch:
-            run = ProbeRun(
-                registry=registry,
-                source=place,
-                prompts=asked,
-                now=utc_now,
-                device=device,
-                max_bytes=max_model_bytes,
-                judge=judge,
-                progress=watch,
-                max_tokens=max_tokens,
-                meter=meter,
-            )
-            if backend is not None:
-                composed = probe_servers.chosen_contexts(contexts, system)
-                report = run.serve(scan, names[0], backend, composed)
-                names = list(report.names)
-            else:
-                report = run.run(scan, level, names)
-        status = "interrupted" if interrupts.stopped() else "done"
-        registry.finish_scan(scan, status=status, now=utc_now())
+        parameters = {"tier": tier, "routed": routed, "audit": audit}
+        names, report = run_probes(run, level, picked, served=served, parameters=parameters)
         show_scores(registry, names, tier=level, asked=asked, form=(output_format, quiet))
         failing = worst_at_least(registry.findings(), fail_on)
-    for model, reason in report.failed.items():
-        say(f"{model}: {reason}")
-    say(f"{report.probed + report.unchanged} of {len(names)} measured")
-    tell_audit(routes, report)
+    tell_report(report, asked=len(names))
+    tell_audit(picked.routes, report)
     incomplete = 3 if report.failed else int(failing)
     ctx.exit(interrupts.exit_code if interrupts.stopped() else incomplete)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picked:
+    """The models to probe, each with its reason, and the routes that chose them, if any did."""
+
+    names: dict[str, str]
+    routes: Mapping[str, Route]
+
+
+def pick(
+    registry: Registry, models: tuple[str, ...], *, source: str, audit: float | None
+) -> Picked:
+    """The models named, or all sketched ones of the source; with `audit`, what a router leaves."""
+    names = chosen(registry, models, kind="hub" if source == "hub" else "dir")
+    if audit is None:
+        return Picked(names=names, routes={})
+    routes = routed_models(registry, names, audit=audit)
+    return Picked(names=chosen_names(routes), routes=routes)
+
+
+def run_probes(
+    run: ProbeRun,
+    tier: Tier,
+    picked: Picked,
+    *,
+    served: probe_servers.Served | None,
+    parameters: Mapping[str, Any],
+) -> tuple[list[str], ProbeReport]:
+    """Probe in a scan of its own; what has scores now, and how it went."""
+    registry = run.registry
+    scan = registry.start_scan(kind="probe", source="store", parameters=parameters, now=utc_now())
+    names = list(picked.names)
+    if served is None:
+        report = run.run(scan, tier, names)
+    else:
+        report = run.serve(scan, names[0], served.backend, served.contexts)
+        names = list(report.names)
+    status = "interrupted" if run.meter.interrupted() else "done"
+    registry.finish_scan(scan, status=status, now=utc_now())
+    return names, report
+
+
+def tell_report(report: ProbeReport, *, asked: int) -> None:
+    """Say what could not be measured, and how much was."""
+    for model, reason in report.failed.items():
+        say(f"{model}: {reason}")
+    say(f"{report.probed + report.unchanged} of {asked} measured")
 
 
 def chosen(registry: Registry, models: tuple[str, ...], *, kind: str) -> dict[str, str]:
@@ -210,19 +242,19 @@ def tell_audit(routes: Mapping[str, Route], report: ProbeReport) -> None:
 
 def show_plan(
     registry: Registry,
-    names: dict[str, str],
+    picked: Picked,
     *,
     tier: Tier,
     prompts: PromptSet,
     output_format: str,
 ) -> None:
     """Print what would run and what all of it costs at most."""
-    planned = plan_probes(registry, tier, names, prompts=prompts)
+    planned = plan_probes(registry, tier, picked.names, prompts=prompts)
     emit([asdict(one) for one in planned], output_format=output_format, columns=PLAN_COLUMNS)
     count, requests, received, tokens = total(planned)
     say(
-        f"{count:,} of {len(names):,} models would be probed: at most {requests:,} requests, "
-        f"{received:,} bytes, {tokens:,} new tokens"
+        f"{count:,} of {len(picked.names):,} models would be probed: at most "
+        f"{requests:,} requests, {received:,} bytes, {tokens:,} new tokens"
     )
 
 
