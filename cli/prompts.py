@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from ..scanners.probes.prompt_sets import MAX_BYTES, PromptSet
-from ..scanners.probes.shelf import PromptShelf, fetch_set, split, write_set
+from ..scanners.probes.shelf import PromptShelf, check_bytes, fetch_set, split, write_set
 from . import options
 from .output import emit, say
 
@@ -75,6 +75,8 @@ def add_command(place: str, *, sha256: str | None, licence: str | None, store: P
         with Path(place).open("rb") as file:
             data = file.read(MAX_BYTES + 1)
         name = Path(place).name
+        if sha256 is not None:
+            check_bytes(data, sha256=sha256, path=place)
     found = PromptShelf(store / "prompts").add(data, path=name, license=licence)
     say(f"{found.name}: {len(found.harmful)} harmful and {len(found.harmless)} harmless prompts")
     click.echo(found.digest)

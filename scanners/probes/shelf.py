@@ -190,7 +190,17 @@ async def fetch_set(url: str, *, sha256: str) -> bytes:
                     )
     except (aiohttp.ClientError, TimeoutError) as error:
         raise TransientError(f"{url}: {type(error).__name__}") from error
+    check_bytes(data, sha256=sha256, path=url)
+    return bytes(data)
+
+
+def check_bytes(data: bytes | bytearray, *, sha256: str, path: str) -> None:
+    """Refuse bytes other than those expected.
+
+    Raises
+    ------
+    MalformedFile : their sha256 is another.
+    """
     found = hashlib.sha256(data).hexdigest()
     if not hmac.compare_digest(found, sha256.lower()):
-        raise MalformedFile(f"its sha256 is {found}, not the one expected", path=url)
-    return bytes(data)
+        raise MalformedFile(f"its sha256 is {found}, not the one expected", path=path)

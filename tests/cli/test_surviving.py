@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import xml.etree.ElementTree as ElementTree
@@ -56,7 +57,11 @@ def test_prompt_sets_are_listed_shown_added_and_split(look: Run, tmp_path: Path)
     mine = tmp_path / "mine.json"
     mine.write_text(json.dumps({"harmful": ["a"], "harmless": ["b"]}))
     assert "--license" in look("prompts", "add", str(mine), *store).stderr
-    added = look("prompts", "add", str(mine), "--license", "MIT", *store)
+    other = look("prompts", "add", str(mine), "--license", "MIT", "--sha256", "0" * 64, *store)
+    assert other.exit_code == 2
+    assert "not the one expected" in other.stderr
+    known = hashlib.sha256(mine.read_bytes()).hexdigest()
+    added = look("prompts", "add", str(mine), "--license", "MIT", "--sha256", known, *store)
     assert added.exit_code == 0
     assert look("prompts", "show", added.stdout.strip()[:10], *store).exit_code == 0
     assert look("prompts", "add", "https://example.org/p.json", *store).exit_code == 2
