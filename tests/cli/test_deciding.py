@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -66,3 +67,9 @@ def test_export_to_stdout_and_to_a_file(run: Run, tmp_path: Path) -> None:
     result = run("export", "dave/freed", "--to", "cyclonedx", "-o", str(path))
     assert (result.exit_code, result.stdout, path.exists()) == (0, "", True)
     assert run("export", "--to", "cyclonedx").exit_code == 2
+
+
+def test_a_view_is_exported_line_by_line(run: Run) -> None:
+    changes = run("export", "--to", "jsonl", "--view", "changes").stdout.splitlines()
+    assert all(json.loads(line)["kind"] for line in changes)
+    assert run("export", "--to", "jsonl", "--view", "nothing").exit_code == 2

@@ -119,3 +119,11 @@ def test_nothing_is_asked_without_online(look: Run, tmp_path: Path) -> None:
         assert sum(hub.counters.values()) > 0
     assert result.exit_code == asked.exit_code == 0
     assert "endpoint" in asked.stdout
+
+
+def test_a_gpu_is_looked_for_when_asked(look: Run, tmp_path: Path) -> None:
+    store = ("--store", str(tmp_path / "none"), "--format", "json")
+    checks = {row["check"] for row in json.loads(look("doctor", "--gpu", *store).stdout)}
+    assert any(check.startswith("gpu") for check in checks)
+    without = {row["check"] for row in json.loads(look("doctor", *store).stdout)}
+    assert not any(check.startswith("gpu") for check in without)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -75,3 +76,13 @@ def test_diff_lists_what_is_new(run: Run) -> None:
     assert "lab/base" in run("diff", "0", "1", "-q").stdout.split()
     missing = run("diff", "1", "9")
     assert (missing.exit_code, "no scan 9" in missing.stderr) == (2, True)
+
+
+def test_dump_keeps_as_many_snapshots_as_asked(run: Run, tmp_path: Path) -> None:
+    for count in range(3):
+        with Registry.open(tmp_path / "store") as registry:
+            registry.start_scan(kind="x", source="hub", parameters={}, now=datetime.now(UTC))
+        assert run("dump", "--keep", "2").exit_code == 0
+        kept = sorted(path.name for path in (tmp_path / "store" / "snapshots").iterdir())
+        assert len(kept) == min(count + 1, 2)
+    assert run("dump", "--keep", "0").exit_code == 2

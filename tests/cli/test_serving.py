@@ -8,10 +8,12 @@ import signal
 import socket
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from click.testing import Result
 
 Run = Callable[..., Result]
@@ -19,6 +21,8 @@ Run = Callable[..., Result]
 
 def test_serve_says_where_and_ends_on_a_signal(small_store: Path) -> None:
     command = [sys.executable, "-m", "modelkin.cli", "serve", "--port", "0"]
+    command += ["--host", "127.0.0.1", "--allow-host", "kin.example", "--rate", "0"]
+    command += ["--sql-workers", "1"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     with subprocess.Popen(
         [*command, "--store", str(small_store)],
@@ -36,6 +40,12 @@ def test_serve_says_where_and_ends_on_a_signal(small_store: Path) -> None:
                 break
         with urllib.request.urlopen(address) as reply:
             assert b"lab/base" in reply.read()
+        named = urllib.request.Request(address, headers={"Host": "kin.example"})
+        with urllib.request.urlopen(named) as reply:
+            assert reply.status == 200
+        strange = urllib.request.Request(address, headers={"Host": "strange.example"})
+        with pytest.raises(urllib.error.HTTPError):
+            urllib.request.urlopen(strange)
         server.send_signal(signal.SIGINT)
         assert server.wait(timeout=30) == 130
 

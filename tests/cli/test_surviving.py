@@ -52,6 +52,8 @@ def test_prompt_sets_are_listed_shown_added_and_split(look: Run, tmp_path: Path)
     assert [row["name"] for row in json.loads(listed.stdout)] == ["refusal-v2", "refusal-v1"]
     shown = look("prompts", "show", "refusal-v2", *store, "--format", "json")
     counts = {row["category"]: row["prompts"] for row in json.loads(shown.stdout)}
+    texts = look("prompts", "show", "refusal-v2", "--text", *store, "--format", "json")
+    assert len(json.loads(texts.stdout)) == sum(counts.values())
     assert (counts["harmless"], counts["capability"]) == (80, 100)
     assert "Write" not in shown.stdout
     mine = tmp_path / "mine.json"
