@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..compute import Compute
+from .disjoint import DisjointSets
 from .family import after_their_parts, settle_mixtures
 from .geometry import Geometry
 from .merges import Mixture, find_mixture
@@ -93,7 +94,7 @@ def spanning_forest(members: Ints, near: Nearest) -> Edges:
     """
     count = near.index.shape[1]
     left, right = np.repeat(members, count), near.index.ravel()
-    sets = _Sets()
+    sets = DisjointSets()
     edges = []
     for at in np.argsort(near.square.ravel(), kind="stable"):
         if right[at] < 0:
@@ -123,7 +124,7 @@ def _outward(rows: Float32, members: Ints, edges: Edges) -> list[int]:
 
 def _trees(members: Sequence[int], edges: Edges) -> list[tuple[list[int], Edges]]:
     """Members and edges of each tree of a forest, the largest first."""
-    sets = _Sets()
+    sets = DisjointSets()
     for a, b in edges:
         sets.join(a, b)
     trees: dict[int, tuple[list[int], Edges]] = {}
@@ -132,22 +133,3 @@ def _trees(members: Sequence[int], edges: Edges) -> list[tuple[list[int], Edges]
     for a, b in edges:
         trees[sets.find(a)][1].append((a, b))
     return sorted(trees.values(), key=lambda tree: -len(tree[0]))
-
-
-class _Sets:
-    """Disjoint sets of numbers."""
-
-    def __init__(self) -> None:
-        self._above: dict[int, int] = {}
-
-    def find(self, i: int) -> int:
-        while (above := self._above.get(i, i)) != i:
-            self._above[i] = self._above.get(above, above)
-            i = above
-        return i
-
-    def join(self, a: int, b: int) -> bool:
-        """Whether the two were apart."""
-        first, second = self.find(a), self.find(b)
-        self._above[first] = second
-        return first != second

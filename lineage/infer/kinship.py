@@ -20,6 +20,8 @@ from ..compute import Compute
 from ..sketch.plan import is_writer
 from ..sketch.sketch import complete_rows
 from ..statistics import benjamini_hochberg
+from .alignment import unit_norm
+from .disjoint import DisjointSets
 from .specimen import Specimen, shared_matrices
 
 MAX_SHIFTS = 16
@@ -127,21 +129,14 @@ def kinship_of(
 
 def families(kinship: Kinship, size: int) -> list[list[int]]:
     """Connected components of the related pairs, singletons included."""
-    parent = list(range(size))
-
-    def find(i: int) -> int:
-        while parent[i] != i:
-            parent[i] = parent[parent[i]]
-            i = parent[i]
-        return i
-
+    sets = DisjointSets()
     for a in range(size):
         for b in range(a):
             if kinship.related(a, b):
-                parent[find(a)] = find(b)
+                sets.join(a, b)
     groups: dict[int, list[int]] = {}
     for i in range(size):
-        groups.setdefault(find(i), []).append(i)
+        groups.setdefault(sets.find(i), []).append(i)
     return list(groups.values())
 
 
@@ -151,8 +146,7 @@ def _unit_rows(group: Sequence[Specimen], name: str) -> Float32:
     for one in group:
         block = one.blocks[name]
         _, whole = complete_rows(block.values, start=block.start, columns=block.columns)
-        norm = np.linalg.norm(whole, axis=1, keepdims=True)
-        rows.append(np.divide(whole, norm, out=np.zeros_like(whole), where=norm > 0))
+        rows.append(unit_norm(whole))
     return np.stack(rows)  # (n, units, width)
 
 

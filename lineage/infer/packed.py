@@ -11,7 +11,6 @@ takes no part in the geometry of its family, and is placed when the others are.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
@@ -22,9 +21,10 @@ from numpy.typing import NDArray
 from ..records import Clue, InferredEdge, RejectedParent, Relation
 from ..sketch.sketch import complete_rows
 from ..statistics import benjamini_hochberg
+from .alignment import unit_norm
 from .evidence import EXACT, sum_confidence
 from .kinship import FDR, MIN_AGREEMENT
-from .specimen import Block, Specimen, comparable
+from .specimen import Block, Specimen, comparable, content_key
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
@@ -102,7 +102,7 @@ def place_packed(
         edges += [_decoded_edge(fit, child) for fit in decoded]
         before = [f for f in fits if f not in decoded and _can_precede(f.parent, child)]
         found = _decide(child, before)
-        first = firsts.setdefault(_content(child), child)
+        first = firsts.setdefault(content_key(child), child)
         if found is not None:
             edges.append(found[0])
             rejected += found[1]
@@ -183,9 +183,7 @@ def _agreement(child: Specimen, other: Specimen, names: Sequence[str]) -> tuple[
 def _unit_rows(block: Block) -> Float32:
     columns = block.columns if block.width is None else block.width
     _, rows = complete_rows(block.values, start=block.start, columns=columns)
-    norm = np.linalg.norm(rows, axis=1, keepdims=True)
-    units: Float32 = np.divide(rows, norm, out=np.zeros_like(rows), where=norm > 0)
-    return units
+    return unit_norm(rows)
 
 
 def _fit(
@@ -333,14 +331,6 @@ def _copy_edge(child: Specimen, first: Specimen) -> InferredEdge:
         detail={},
         clues=(clue,),
     )
-
-
-def _content(one: Specimen) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(one.blocks):
-        digest.update(f"|{name}|".encode())
-        digest.update(one.blocks[name].values.tobytes())
-    return digest.hexdigest()
 
 
 def _is_decoded(fit: Fit, child: Specimen, children: Collection[str]) -> bool:
