@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from functools import lru_cache
 
+from ..lineage.errors import MalformedFile, RegistryError
 from ..lineage.records import Clue, Finding
 from ..lineage.safety.findings import finding_id
 from ..lineage.sketch.sketch import Sketch, SketchBlock
@@ -16,6 +18,7 @@ from .sketch_records import load_sketch
 UNDECLARED = "undeclared_parent"
 MISDECLARED = "misdeclared_parent"
 MIN_CONFIDENCE = 0.5
+BASES = 16
 
 
 def judge_claims(registry: Registry, *, scan: int, now: datetime) -> list[Finding]:
@@ -35,21 +38,37 @@ def judge_claims(registry: Registry, *, scan: int, now: datetime) -> list[Findin
 
 
 def adapter_gaps(registry: Registry) -> list[Finding]:
-    """Adapters that cannot be applied to the base they name: a weight has another shape there."""
-    rows = {row.model: row for row in registry.sketched()}
+    """Adapters that cannot be applied to the base they name: a weight has another shape there.
+
+    A sketch that cannot be read back says nothing; `verify` finds it.
+    """
+    adapters = registry.sketched(formats=ADAPTER_FORMATS)
+    named = {
+        row.model: sorted({c.parent for c in registry.why(row.model).claims if c.parent})
+        for row in adapters
+    }
+    wanted = {parent for parents in named.values() for parent in parents}
+    rows = {row.model: row for row in (*adapters, *registry.sketched(names=wanted))}
+
+    @lru_cache(maxsize=BASES)
+    def read(model: str) -> Sketch | None:
+        try:
+            return load_sketch(registry.sketches, rows[model].sketch_path)
+        except (RegistryError, MalformedFile):
+            return None
+
+    pairs = [
+        (model, parent)
+        for model, parents in sorted(named.items(), key=lambda item: item[1])
+        for parent in parents
+        if parent in rows and rows[parent].format not in ADAPTER_FORMATS
+    ]
     found = []
-    for row in rows.values():
-        if row.format not in ADAPTER_FORMATS:
-            continue
-        adapter = load_sketch(registry.sketches, row.sketch_path)
-        named = [claim.parent for claim in registry.why(row.model).claims]
-        for parent in named:
-            if parent is None or parent not in rows or rows[parent].format in ADAPTER_FORMATS:
-                continue
-            base = load_sketch(registry.sketches, rows[parent].sketch_path)
-            odd = _other_shapes(adapter, base)
-            if odd:
-                found.append(_misfit(row.model, parent, odd))
+    for model, parent in pairs:
+        adapter, base = read(model), read(parent)
+        odd = _other_shapes(adapter, base) if adapter and base else []
+        if odd:
+            found.append(_misfit(model, parent, odd))
     return found
 
 

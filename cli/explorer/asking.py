@@ -8,7 +8,8 @@ from typing import Any
 
 from ...lineage.infer.likelihood import error_rates
 from ...lineage.safety.profile import SELECTIVE_REFUSAL
-from ...store.explorer_queries import KinFilter, Page, PublicReader, as_sql
+from ...store.explorer_queries import KinFilter, Page, PublicReader
+from ...store.spelt_out import as_sql
 from ..evidence import explain
 from ..standing import COUNTS
 from .answers import Answer

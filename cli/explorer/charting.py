@@ -9,7 +9,8 @@ from typing import Any
 
 from ...lineage.safety.profile import SELECTIVE_REFUSAL
 from ...lineage.statistics import normal_quantile
-from ...store.explorer_queries import PublicReader, as_sql
+from ...store.explorer_queries import PublicReader
+from ...store.spelt_out import as_sql
 from .answers import Answer
 from .values import Values
 

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from ...lineage.errors import ModelkinError
-from ...store.explorer_queries import EXAMPLES
+from ...store.spelt_out import EXAMPLES
 from .answers import CSV_TYPE, JSON_TYPE, as_error, to_json
 from .cache import Body, pack
 from .library import Library, Shelf

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import save, save_file
 from small_models import (
+    ask,
     coverage,
     infer_once,
     rows_of,
@@ -218,3 +220,12 @@ def test_a_base_stays_where_only_other_shapes_or_new_models_are_inferred(
     assert rows_of(store, query) == before
     infer_once(store, large=large)
     assert rows_of(store, query) == before
+
+
+def test_a_damaged_sketch_of_an_adapter_ends_no_judgement(store: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(store, tmp_path / "store"))
+    rows = ask(copy, lambda registry: registry.sketched(names=["dan/misfit"]))
+    (copy / "sketches" / rows[0].sketch_path).write_bytes(b"nothing")
+    assert "dan/misfit" in infer_once(copy).unreadable
+    found = rows_of(copy, "SELECT model FROM findings WHERE status IN ('new', 'open')")
+    assert ("dan/misfit",) not in found
