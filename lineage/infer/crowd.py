@@ -195,21 +195,12 @@ def _infer_part(
     again: Collection[str] | None,
 ) -> tuple[Inference, set[str]]:
     rows = part.rows
-    order = crowd_order(
-        part,
-        created=[one.created for one in members],
-        lossy=[i for i, one in enumerate(members) if one.lossy],
-        compute=compute,
+    rank = _ranks(members, part, compute)
+    settled = {} if again is None else _settled(members, known, again, part, rank, compute)
+    wanted = np.array(
+        sorted((i for i in range(len(members)) if i not in settled), key=rank.__getitem__),
+        dtype=np.int64,
     )
-    rank = np.empty(len(members), dtype=np.int64)
-    rank[order] = np.arange(len(members))
-    number = {one.node: i for i, one in enumerate(members)}
-    settled = {} if again is None else _settled(members, known, number, again)
-    wanted = np.array([i for i in order if i not in settled], dtype=np.int64)
-    if settled:
-        moved = _drawn_away(rows, wanted, rank, settled, compute)
-        settled = {i: d for i, d in settled.items() if i not in moved}
-        wanted = np.array([i for i in order if i not in settled], dtype=np.int64)
     if not wanted.size:
         return Inference(), set()
     near = nearest_rows(rows, compute=compute, before=rank, wanted=wanted)
@@ -241,13 +232,29 @@ def _infer_part(
     return inference, {members[i].node for i in wanted.tolist()}
 
 
+def _ranks(members: Sequence[Resident], part: ThinPart, compute: Compute) -> Ints:
+    """(n,) place of each member in the order of descent."""
+    order = crowd_order(
+        part,
+        created=[one.created for one in members],
+        lossy=[i for i, one in enumerate(members) if one.lossy],
+        compute=compute,
+    )
+    rank = np.empty(len(members), dtype=np.int64)
+    rank[order] = np.arange(len(members))
+    return rank
+
+
 def _settled(
     members: Sequence[Resident],
     known: Mapping[str, Sequence[KnownParent]],
-    number: Mapping[str, int],
     again: Collection[str],
+    part: ThinPart,
+    rank: Ints,
+    compute: Compute,
 ) -> dict[int, Placement]:
     """What was decided before, of the models that are not placed again."""
+    number = {one.node: i for i, one in enumerate(members)}
     settled = {}
     for i, one in enumerate(members):
         if one.node not in again:
@@ -258,14 +265,16 @@ def _settled(
                 rule="nearest" if trained else "known",
                 parents=tuple(number[p.parent] for p in parents),
             )
-    return settled
+    new = np.array([i for i in range(len(members)) if i not in settled], dtype=np.int64)
+    moved = _drawn_away(part.rows, new, rank, settled, compute)
+    return {i: decision for i, decision in settled.items() if i not in moved}
 
 
 def _drawn_away(
     rows: Float32, new: Ints, rank: Ints, settled: Mapping[int, Placement], compute: Compute
 ) -> set[int]:
     """Models placed before to which a new one that comes before them is nearer than the parent."""
-    if not new.size:
+    if not new.size or not settled:
         return set()
     old = np.array(sorted(settled), dtype=np.int64)
     near = nearest_rows(rows, compute=compute, before=rank, among=new, wanted=old, count=1)
