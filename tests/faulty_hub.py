@@ -9,8 +9,10 @@ import random
 import re
 import socket
 import struct
+import threading
 import time
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -92,6 +94,37 @@ class FaultyHub(LoopbackHub):
     def at_cdn(self) -> list[Seen]:
         """The requests that came to the content host."""
         return [seen for seen in self.seen if seen.path.startswith("/cdn/")]
+
+
+class SlowHub(FaultyHub):
+    """Answers each request after a while, and none beyond so many until it is told to."""
+
+    delay = 0.0
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.most: int | None = None
+        self.released = threading.Event()
+
+    def intercept(self, request: HubHandler) -> bool:
+        """Wait, then answer."""
+        time.sleep(self.delay)
+        answered = super().intercept(request)
+        if self.most is not None and len(self.seen) > self.most:
+            self.released.wait(60)
+            return True
+        return answered
+
+    @contextmanager
+    def holding(self, after: int) -> Iterator[None]:
+        """Leave unanswered what is asked beyond so many further requests."""
+        self.released.clear()
+        self.most = len(self.seen) + after
+        try:
+            yield
+        finally:
+            self.most = None
+            self.released.set()
 
 
 def make_models(root: Path, *names: str, size: int = SIZE) -> dict[str, bytes]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 
 import duckdb
@@ -79,10 +78,9 @@ def test_a_cycle_of_claims_ends() -> None:
 
 def test_a_crafted_chain_costs_no_more_than_its_depth_cap() -> None:
     chain = [(node, node + 1, 0.5) for node in range(20_000)]
-    started = time.perf_counter()
     closure = closure_of(chain, max_depth=8)
     assert closure.distance.max() == 8
-    assert time.perf_counter() - started < 5
+    assert len(closure.ancestor) <= 8 * len(chain)
 
 
 @pytest.mark.parametrize("edges", [[], [(3, 3, 1.0)]])

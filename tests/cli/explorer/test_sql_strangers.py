@@ -156,8 +156,7 @@ def test_bombs_end_and_others_are_answered_meanwhile(explorer_store: Path, serve
     assert waits
     assert sorted(waits)[len(waits) // 2] < 1.0
     assert client.sql("SELECT 42 AS x").json()["rows"] == [{"x": 42}]
-    time.sleep(0.5)
-    assert children_of(nurseries()) == []
+    wait_until_childless()
 
 
 def resident() -> int:
@@ -168,8 +167,15 @@ def resident() -> int:
 
 def test_no_process_outlives_its_query(served: Served) -> None:
     assert served.sql(BOMBS[6]).status in (200, 400)
-    time.sleep(0.5)
-    assert children_of(nurseries()) == []
+    wait_until_childless()
+
+
+def wait_until_childless() -> None:
+    """Fails when a query's process is still there long after its end."""
+    until = time.monotonic() + PATIENCE
+    while children_of(nurseries()):
+        assert time.monotonic() < until, "a process outlived its query"
+        time.sleep(0.05)
 
 
 def children_of(processes: list[int]) -> list[str]:
