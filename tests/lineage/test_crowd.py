@@ -46,20 +46,35 @@ def family() -> dict[str, Weights]:
     return whole_family(40)[0]
 
 
-def test_a_dated_family_is_the_one_that_all_pairs_give(family: dict[str, Weights]) -> None:
+@pytest.fixture(scope="module")
+def alone(family: dict[str, Weights]) -> tuple[Inference, frozenset[str]]:
+    """The dated family as a crowd of its own."""
+    return crowd(specimens_of(family))
+
+
+@pytest.fixture(scope="module")
+def strangers() -> dict[str, Weights]:
+    """Two families that share nothing, told apart by the last letter of their names."""
+    return {f"{name}-{seed}": w for seed in (1, 2) for name, w in whole_family(seed)[0].items()}
+
+
+def test_a_dated_family_is_the_one_that_all_pairs_give(
+    family: dict[str, Weights], alone: tuple[Inference, frozenset[str]]
+) -> None:
     group = specimens_of(family)
-    found, decided = crowd(group)
+    found, decided = alone
     assert decided == set(family)
     assert edges(found) == edges(infer_bucket(group, compute=CPU))
     assert found.rejected
     assert all(edge.clues for edge in found.edges)
 
 
-def test_order_and_names_do_not_matter(family: dict[str, Weights]) -> None:
+def test_order_and_names_do_not_matter(
+    family: dict[str, Weights], alone: tuple[Inference, frozenset[str]]
+) -> None:
     group = specimens_of(family)
-    first, _ = crowd(group)
     mixed = random.Random(1).sample(group, len(group))
-    assert edges(crowd(mixed)[0]) == edges(first)
+    assert edges(crowd(mixed)[0]) == edges(alone[0])
 
 
 def test_an_undated_family_keeps_exact_merges_and_leaves(family: dict[str, Weights]) -> None:
@@ -74,21 +89,23 @@ def test_an_undated_family_keeps_exact_merges_and_leaves(family: dict[str, Weigh
 
 
 @pytest.mark.parametrize("dated", [True, False])
-def test_no_edge_crosses_between_unrelated_families(dated: bool) -> None:
-    both = {f"{name}-{seed}": w for seed in (1, 2) for name, w in whole_family(seed)[0].items()}
-    found, _ = crowd(specimens_of(both, dated=dated))
+def test_no_edge_crosses_between_unrelated_families(
+    strangers: dict[str, Weights], dated: bool
+) -> None:
+    found, _ = crowd(specimens_of(strangers, dated=dated))
     assert found.edges
     assert all(edge.child[-1] == edge.parent[-1] for edge in found.edges)
 
 
-def test_what_is_added_is_placed_and_nothing_else(family: dict[str, Weights]) -> None:
+def test_what_is_added_is_placed_and_nothing_else(
+    family: dict[str, Weights], alone: tuple[Inference, frozenset[str]]
+) -> None:
     later = {
         "late": published(trained(family["tuned-2"], seed=90, size=0.05)),
         "late-adapter": published(lora(family["second"], seed=91)),
     }
     group = specimens_of(family | later)
-    before, _ = crowd(group[: len(family)])
-    found, decided = crowd(group, known=before, again=set(later))
+    found, decided = crowd(group, known=alone[0], again=set(later))
     assert decided == set(later)
     assert {(c, p) for c, p, _ in edges(found)} == {("late", "tuned-2"), ("late-adapter", "second")}
 
