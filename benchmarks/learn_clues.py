@@ -1,16 +1,18 @@
 """Learn what the path clues are worth, from families trained for that alone.
 
     nice python benchmarks/learn_clues.py --seeds 301 302 303 304 305 306 307 308 --cache DIR
-        [--write]
+        [--zoos ZOO ...] [--write]
 
 Trains toy families from seeds that are used nowhere else: fine-tunes S of a chat model P at several
 rates, children and grandchildren of some of them, and pairs of fine-tunes of a model that is thrown
 away. Every pair (C, S) in which C is nearer to S than S's parent is to C is measured with
-`modelkin.lineage.infer.path`; ridge logistic regression then weighs the clues, once for "child or
-other kin" and once for "siblings through an unpublished model or siblings trained apart". Printed
-are the errors on families left out of the fit; `--write` puts the weights of all families into
-`lineage/infer/likelihood.json`. `--zoos` adds the Llama families of zoos (`python -m
-benchmarks.zoo`), which must not be the ones that accuracy is measured on.
+`modelkin.lineage.infer.path`; an additive logistic model then weighs the clues, once for "child or
+other kin" and once for "siblings through an unpublished model or siblings trained apart": each
+clue gets a piecewise linear curve between quantiles of its values, pulled towards a straight and
+level one. Printed are the errors on families left out of the fit, beside those of straight lines
+alone; `--write` puts the curves of all families into `lineage/infer/likelihood.json`. `--zoos` adds
+what placement meets in zoos (`python -m benchmarks.zoo`; see `path_cases`), which must not be the
+ones that accuracy is measured on.
 """
 
 from __future__ import annotations
@@ -19,7 +21,6 @@ import argparse
 import json
 import math
 import random
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file
+from path_cases import Case, zoo_cases
+from scipy.optimize import minimize
 from toy_language import FAREWELLS, KINDS, Domain, World, build_tokenizer
 from toys import Recipe, Toy, fine_tune, publish, train
 
@@ -40,7 +42,11 @@ Float64 = NDArray[np.float64]
 
 RATES = (5e-5, 1e-4, 2e-4, 4e-4, 8e-4)
 STEPS = (40, 60, 90, 140)
-RIDGE = 3.0
+QUANTILES = (0.02, 0.2, 0.4, 0.6, 0.8, 0.98)
+"""Where a curve has its knots; beyond the outer ones it is level."""
+LEVEL = 0.3
+STRAIGHT = 1.0
+"""Penalties on the rises of a curve and on their differences from its mean rise."""
 TARGET = Path(__file__).resolve().parents[1] / "lineage" / "infer" / "likelihood.json"
 ROLES = {
     "q_proj": "attn.q",
@@ -55,18 +61,8 @@ ROLES = {
     "model.norm": "final_norm",
 }
 EDGE_WEIGHTS = 8192
-TRAINED = ("base", "chat", "finetune", "hidden-child")
-# Which way a clue can only speak: a weight of the other sign is chance, and is left out.
-SIGNS = {
-    "beta_off": -1,
-    "low": 1,
-    "spread": -1,
-    "own": 1,
-    "own_left": -1,
-    "excess": 1,
-    "own_low": 1,
-    "edge_bits": 1,
-}
+# Which way a clue can only speak for a child: a curve that turns is chance.
+SIGNS = {"low": 1, "own_left": -1, "own_low": 1, "edge_bits": 1}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,16 +84,6 @@ class Family:
         return found
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Case:
-    """One pair measured: is C a descendant of S, or its sibling through an unpublished model?"""
-
-    seed: int
-    features: Mapping[str, float]
-    child: bool
-    hidden: bool
-
-
 def main() -> None:
     """Train or load the families, measure, fit, print, and write where asked."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -108,14 +94,14 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(1)
     families = [load(seed, asked.cache) for seed in asked.seeds]
-    families += [family for zoo in asked.zoos for family in zoo_families(zoo)]
     cases = [case for family in families for case in measure(family)]
+    cases += [case for zoo in asked.zoos for case in zoo_cases(zoo)]
     kin = [case for case in cases if not case.child]
     prior = math.log(odds_of_nearest(families))
-    child = scorer(cases, [case.child for case in cases], prior=prior)
+    child = scorer(cases, [case.child for case in cases], signs=SIGNS, prior=prior)
     hidden = scorer(kin, [case.hidden for case in kin])
     print(f"prior log-odds that the nearest earlier model is an ancestor: {prior:.2f}")
-    report("child against other kin", cases, [case.child for case in cases])
+    report("child against other kin", cases, [case.child for case in cases], signs=SIGNS)
     report("hidden sibling against sibling", kin, [case.hidden for case in kin])
     if asked.write:
         zoos = [zoo.name for zoo in asked.zoos]
@@ -138,44 +124,6 @@ def load(seed: int, cache: Path) -> Family:
     states, parents, hidden = torch.load(path)
     members = {name: as_specimen(name, state) for name, state in states.items()}
     return Family(seed=seed, members=members, parents=parents, hidden=hidden)
-
-
-def zoo_families(zoo: Path) -> Iterator[Family]:
-    """The Llama families of a zoo: models whose weights were all trained, from a single parent."""
-    truth = json.loads((zoo / "truth.json").read_text(encoding="utf-8"))
-
-    def published(name: str) -> str | None:
-        parents = truth[name]["parents"]
-        if len(parents) != 1:
-            return None
-        return published(parents[0]) if truth[parents[0]]["hidden"] else parents[0]
-
-    for root in sorted({one["family"] for one in truth.values()}):
-        names = [
-            name
-            for name, one in truth.items()
-            if one["family"] == root
-            and one["architecture"].lower().startswith("llama")
-            and one["split_class"] in TRAINED
-            and not one["hidden"]
-        ]
-        parents = {name: published(name) for name in names}
-        parents = {name: up if up in parents else None for name, up in parents.items()}
-        if len(names) < 4:
-            continue
-        above = {name: truth[name]["parents"][0] for name in names if truth[name]["parents"]}
-        yield Family(
-            seed=zlib.crc32(root.encode()),
-            members={name: as_specimen(name, read_weights(zoo / name)) for name in names},
-            parents=parents,
-            hidden={name: up for name, up in above.items() if truth[up]["hidden"]},
-        )
-
-
-def read_weights(folder: Path) -> dict[str, torch.Tensor]:
-    """All tensors of a repository's safetensors files."""
-    files = sorted(folder.glob("*.safetensors"))
-    return {name: tensor for path in files for name, tensor in load_file(path).items()}
 
 
 def train_family(
@@ -277,7 +225,7 @@ def measure(family: Family) -> Iterator[Case]:
             group, sample, child=at[child], via=at[via], origin=at[origin], others=others
         )
         yield Case(
-            seed=family.seed,
+            group=str(family.seed),
             features=featurise(clues),
             child=via in family.ancestors(child),
             hidden=family.hidden.get(child, child) == family.hidden.get(via),
@@ -301,35 +249,68 @@ def table(cases: Sequence[Case]) -> Float64:
     return np.array([[case.features[name] for name in names] for case in cases])
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fit:
+    """An additive model: `knots` (features, k), `parts` (features, k) their heights."""
+
+    knots: Float64
+    parts: Float64
+    intercept: float
+
+    def odds(self, x: Float64) -> Float64:
+        """(cases,) log-odds of (cases, features) values."""
+        columns = zip(x.T, self.knots, self.parts, strict=True)
+        heights = [np.interp(column, knots, parts) for column, knots, parts in columns]
+        total: Float64 = np.sum(heights, axis=0) + self.intercept
+        return total
+
+
 def fit(
-    x: Float64, y: Sequence[bool], signs: Sequence[int] = ()
-) -> tuple[Float64, Float64, Float64]:
-    """Means, scales and weights (intercept last); clues that come out against their sign are 0."""
-    used = np.ones(x.shape[1], dtype=bool)
-    wanted = np.asarray(signs if len(signs) else [0] * x.shape[1])
-    while True:
-        mean, scale, w = _ridge(np.where(used, x, 0.0), y)
-        wrong = used & (w[:-1] * wanted < 0)
-        if not wrong.any():
-            return mean, scale, w * np.append(used, True)
-        worst = np.argmax(np.where(wrong, np.abs(w[:-1]), -1))
-        used[worst] = False
+    x: Float64, y: Sequence[bool], *, signs: Sequence[int] = (), straight: float = STRAIGHT
+) -> Fit:
+    """The most likely curves under the penalties; both classes weigh the same.
 
-
-def _ridge(x: Float64, y: Sequence[bool]) -> tuple[Float64, Float64, Float64]:
-    """Ridge logistic regression; both classes weigh the same."""
+    Parameters
+    ----------
+    x : (cases, features).
+    signs : for each feature 1 or -1 where its curve may only rise or fall, 0 elsewhere.
+    straight : how dear it is to bend; a very large value leaves straight lines.
+    """
     truth = np.asarray(y, dtype=np.float64)
-    mean, scale = x.mean(axis=0), np.maximum(x.std(axis=0), 1e-6)
-    a = np.column_stack([(x - mean) / scale, np.ones(len(x))])
     weight = np.where(truth > 0, (1 - truth).sum() / max(1.0, truth.sum()), 1.0)
-    ridge = RIDGE * np.diag([*[1.0] * x.shape[1], 1e-6])
-    w = np.zeros(a.shape[1])
-    for _ in range(60):
-        p = 1 / (1 + np.exp(-np.clip(a @ w, -30, 30)))
-        gradient = a.T @ (weight * (truth - p)) - ridge @ w
-        curvature = (a * (weight * p * (1 - p))[:, None]).T @ a + ridge
-        w = w + np.linalg.solve(curvature, gradient)
-    return mean, scale, w
+    knots = np.quantile(x, QUANTILES, axis=0).T  # (features, k)
+    knots += np.arange(knots.shape[1]) * 1e-9  # never two at one place
+    ramps = np.concatenate([_ramps(c, k) for c, k in zip(x.T, knots, strict=True)], axis=1)
+    centre = ramps.mean(axis=0)
+    pieces = len(QUANTILES) - 1
+    widths = np.diff(knots, axis=1) / (knots[:, -1:] - knots[:, :1])
+
+    def loss(p: Float64) -> tuple[float, Float64]:
+        odds = (ramps - centre) @ p[:-1] + p[-1]
+        slope = weight * (1 / (1 + np.exp(-odds)) - truth)
+        rises = p[:-1].reshape(-1, pieces)
+        bend = rises - widths * rises.sum(axis=1, keepdims=True)
+        penalty = LEVEL * np.square(rises).sum() + straight * np.square(bend).sum()
+        back = bend - (bend * widths).sum(axis=1, keepdims=True)
+        gradient = (ramps - centre).T @ slope + 2 * (LEVEL * rises + straight * back).ravel()
+        value = (weight * np.logaddexp(0, np.where(truth > 0, -odds, odds))).sum() + penalty
+        return float(value), np.append(gradient, slope.sum())
+
+    wanted = np.repeat(signs if len(signs) else [0] * x.shape[1], pieces)
+    bounds = [((0, None), (None, None), (None, 0))[1 - sign] for sign in wanted.tolist()]
+    start = np.zeros(ramps.shape[1] + 1)
+    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=[*bounds, (None, None)]).x
+    rises = found[:-1].reshape(-1, pieces)
+    parts = np.concatenate([np.zeros((len(rises), 1)), rises.cumsum(axis=1)], axis=1)
+    columns = zip(x.T, knots, parts, strict=True)
+    parts -= np.array([np.interp(column, k, p).mean() for column, k, p in columns])[:, None]
+    return Fit(knots=knots, parts=parts, intercept=float(found[-1]))
+
+
+def _ramps(column: Float64, knots: Float64) -> Float64:
+    """(cases, k - 1): how far each value is through each piece between two knots."""
+    through: Float64 = np.clip((column[:, None] - knots[:-1]) / np.diff(knots), 0, 1)
+    return through
 
 
 def odds_of_nearest(families: Sequence[Family]) -> float:
@@ -347,24 +328,29 @@ def odds_of_nearest(families: Sequence[Family]) -> float:
     return counts[True] / max(1, counts[False])
 
 
-def scorer(cases: Sequence[Case], y: Sequence[bool], *, prior: float = 0.0) -> dict[str, object]:
-    """The fitted weights as `likelihood.json` holds them, each clue with its error alone."""
+def scorer(
+    cases: Sequence[Case], y: Sequence[bool], *, signs: Mapping[str, int] = {}, prior: float = 0.0
+) -> dict[str, object]:
+    """The fitted curves as `likelihood.json` holds them, each clue with its error alone."""
     x = table(cases)
-    mean, scale, w = fit(x, y, signs_of(cases))
-    errors = [stump_error(column, np.asarray(y)) for column in x.T]
+    found = fit(x, y, signs=signs_of(cases, signs))
     features = [
-        {"name": n, "mean": round(m, 5), "scale": round(s, 5), "weight": round(v, 5), "error": e}
-        for n, m, s, v, e in zip(
-            cases[0].features, mean.tolist(), scale.tolist(), w[:-1].tolist(), errors, strict=True
+        {
+            "name": name,
+            "knots": [round(k, 5) for k in knots],
+            "parts": [round(p, 4) for p in parts],
+            "error": stump_error(column, np.asarray(y)),
+        }
+        for name, knots, parts, column in zip(
+            cases[0].features, found.knots.tolist(), found.parts.tolist(), x.T, strict=True
         )
-        if v != 0
     ]
-    return {"intercept": round(float(w[-1]) + prior, 5), "features": features}
+    return {"intercept": round(found.intercept + prior, 5), "features": features}
 
 
-def signs_of(cases: Sequence[Case]) -> list[int]:
+def signs_of(cases: Sequence[Case], signs: Mapping[str, int]) -> list[int]:
     """The sign each feature may have, 0 for either."""
-    return [SIGNS.get(name, 0) for name in cases[0].features]
+    return [signs.get(name, 0) for name in cases[0].features]
 
 
 def stump_error(column: Float64, y: NDArray[np.bool_]) -> float:
@@ -376,26 +362,30 @@ def stump_error(column: Float64, y: NDArray[np.bool_]) -> float:
     return round(min(min(errors), 1 - max(errors)), 3)
 
 
-def report(title: str, cases: Sequence[Case], y: Sequence[bool]) -> None:
+def report(
+    title: str, cases: Sequence[Case], y: Sequence[bool], *, signs: Mapping[str, int] = {}
+) -> None:
     """Errors on each family, weighed by a fit to all others."""
     x, truth = table(cases), np.asarray(y)
-    seeds = np.array([case.seed for case in cases])
-    odds = np.zeros(len(cases))
-    for seed in np.unique(seeds):
-        left = seeds == seed
-        mean, scale, w = fit(x[~left], truth[~left].tolist(), signs_of(cases))
-        odds[left] = np.column_stack([(x[left] - mean) / scale, np.ones(left.sum())]) @ w
-    yes, no = odds[truth], odds[~truth]
-    auc = float(np.mean(yes[:, None] > no[None, :]))
+    seeds = np.array([case.group for case in cases])
+    wanted = signs_of(cases, signs)
     print(f"\n{title}: {truth.sum()} against {(~truth).sum()}, {len(np.unique(seeds))} families")
-    print(
-        f"left-out families: missed {np.mean(yes < 0):.3f}, false {np.mean(no >= 0):.3f}, ", end=""
-    )
-    print(f"area under the curve {auc:.3f}")
-    print("| clue | error alone | weight |\n|---|---|---|")
-    _, _, w = fit(x, truth.tolist(), signs_of(cases))
-    for name, column, weight in zip(cases[0].features, x.T, w[:-1], strict=True):
-        print(f"| {name} | {stump_error(column, truth):.3f} | {weight:+.2f} |")
+    for name, straight in (("curves", STRAIGHT), ("straight lines", 1e6)):
+        odds = np.zeros(len(cases))
+        for seed in np.unique(seeds):
+            left = seeds == seed
+            found = fit(x[~left], truth[~left].tolist(), signs=wanted, straight=straight)
+            odds[left] = found.odds(x[left])
+        yes, no = odds[truth], odds[~truth]
+        auc = float(np.mean(yes[:, None] > no[None, :]))
+        print(
+            f"{name}, left-out families: missed {np.mean(yes < 0):.3f}, false "
+            f"{np.mean(no >= 0):.3f}, area under the curve {auc:.3f}"
+        )
+    print("| clue | error alone | rise of its curve |\n|---|---|---|")
+    parts = fit(x, truth.tolist(), signs=wanted).parts
+    for name, column, part in zip(cases[0].features, x.T, parts, strict=True):
+        print(f"| {name} | {stump_error(column, truth):.3f} | {part[-1] - part[0]:+.2f} |")
 
 
 if __name__ == "__main__":

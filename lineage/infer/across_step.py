@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 from ..records import Relation
-from .alignment import Overlay, depth, removed_rows
+from .alignment import Overlay, depth, layered, removed_rows
 from .specimen import Specimen
 
 
@@ -33,6 +33,10 @@ def step_between(child: Specimen, parent: Specimen, laid: Overlay) -> Step | Non
         return (
             Step(relation=Relation.PRUNE, detail={"kind": "width", **detail}) if missing else None
         )
+    # A stack is longer than what it was stacked from: undated, the longer one is no parent of it.
+    stacked = shallower and not deeper and (not runs_forward(laid) or repeats_layers(parent))
+    if stacked and days is None:
+        return None
     if shallower and not deeper and runs_forward(laid):
         kind = "depth and width" if missing else "depth"
         return Step(relation=Relation.PRUNE, detail={"kind": kind, "layers": layers, **detail})
@@ -63,6 +67,18 @@ def runs_forward(laid: Overlay) -> bool:
         a.stack != b.stack or laid.sites[a].layer < laid.sites[b].layer
         for a, b in pairwise(sorted(laid.sites))
     )
+
+
+def repeats_layers(one: Specimen) -> bool:
+    """Whether two sampled layers of a stack hold the same weights, as a stack of layers leaves."""
+    seen: set[tuple[str, tuple[tuple[str, bytes], ...]]] = set()
+    for site, blocks in layered(one).items():
+        matrices = tuple((role, block.values.tobytes()) for role, block in sorted(blocks.items()))
+        content = (site.stack, matrices)
+        if content in seen:
+            return True
+        seen.add(content)
+    return False
 
 
 def _removed(missing: Mapping[str, int]) -> dict[str, int]:

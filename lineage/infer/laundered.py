@@ -15,7 +15,7 @@ in models of some thousand units or fewer. Above that the answer is None.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -59,7 +59,11 @@ class Laundering:
 
 
 def find_source(
-    child: Specimen, candidates: Sequence[Specimen], *, compute: Compute
+    child: Specimen,
+    candidates: Sequence[Specimen],
+    *,
+    compute: Compute,
+    above: Mapping[int, int] | None = None,
 ) -> Laundering | None:
     """Look for the model that a laundered one was made from.
 
@@ -68,6 +72,9 @@ def find_source(
     child : a model that resembles nobody directly.
     candidates : models of its shape. Later ones are passed over where both have dates; among
         equals the first is taken.
+    above : parents of candidates among them. What a sketch compares does not tell a model from
+        its laundered copies and edits of writers alone: where nothing parts a candidate from its
+        parent, the parent is the source.
 
     Returns
     -------
@@ -91,7 +98,7 @@ def find_source(
         for at, found in fits.items()
         if exact[at] >= SAME_ROWS or (found is not None and _beyond_chance(found, len(fits)))
     ]
-    chosen = _chosen(believed, fits, exact, tried=len(fits))
+    chosen = _chosen(believed, fits, exact, tried=len(fits), above=above or {})
     if chosen is None or chosen.exact < SAME_ROWS:
         return chosen
     return replace(chosen, done=_shuffled_writers(child, candidates[chosen.candidate]))
@@ -148,9 +155,14 @@ def _beyond_chance(found: Fit, tried: int) -> bool:
 
 
 def _chosen(
-    believed: Sequence[int], fits: dict[int, Fit | None], exact: dict[int, float], *, tried: int
+    believed: Sequence[int],
+    fits: dict[int, Fit | None],
+    exact: dict[int, float],
+    *,
+    tried: int,
+    above: Mapping[int, int],
 ) -> Laundering | None:
-    """The nearest of the believed once everything is undone."""
+    """The nearest of the believed once everything is undone, or what it is a twin of."""
 
     def order(at: int) -> tuple[bool, float, int]:
         found = fits[at]
@@ -160,8 +172,11 @@ def _chosen(
     ranked = sorted(believed, key=order)
     if not ranked:
         return None
-    best, found = ranked[0], fits[ranked[0]]
-    second = ranked[1] if len(ranked) > 1 else None
+    best = ranked[0]
+    while _are_twins(best, above.get(best), ranked, fits, exact):
+        best = above[best]
+    found = fits[best]
+    second = next((at for at in ranked if at != best), None)
     runner = None if second is None else fits[second]
     return Laundering(
         candidate=best,
@@ -175,3 +190,21 @@ def _chosen(
         runner_up=second,
         runner_up_residual=runner.residual if runner is not None else None,
     )
+
+
+def _are_twins(
+    one: int,
+    parent: int | None,
+    believed: Sequence[int],
+    fits: dict[int, Fit | None],
+    exact: dict[int, float],
+) -> bool:
+    """Whether a candidate's parent fits the child exactly as well as itself."""
+    if parent is None or parent not in believed:
+        return False
+    if (exact[one] >= SAME_ROWS) != (exact[parent] >= SAME_ROWS):
+        return False
+    mine, theirs = fits[one], fits[parent]
+    if mine is None or theirs is None:
+        return False
+    return theirs.residual <= max(mine.residual * (1 + TIE), TIE)

@@ -1,15 +1,15 @@
 """Learned weights of the path clues: from what is measured to a log-likelihood ratio.
 
-The weights stand in `likelihood.json` beside this module. They were fitted by ridge logistic
-regression on families trained for that purpose (`benchmarks/learn_clues.py` writes the file and
-says how well it does on families it has not seen); nothing here is fitted at run time. A clue's
-contribution is its weight times its standardised value, so contributions add up to the decision.
+The curves stand in `likelihood.json` beside this module: an additive logistic model (Hastie &
+Tibshirani 1986) whose parts are piecewise linear, fitted on families trained for that purpose
+(`benchmarks/learn_clues.py` writes the file and says how well it does on families it has not
+seen); nothing here is fitted at run time. Each clue contributes the height of its curve, so that
+contributions add up to the decision, and a value beyond all that was seen counts as the last seen.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -30,13 +30,20 @@ _LARGEST = 20.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Feature:
-    """One standardised clue with its weight and how often it alone would err, in [0, 0.5]."""
+    """One clue's curve, by its knots, and how often the clue alone would err, in [0, 0.5].
+
+    `knots` ascend; `parts` are the log-likelihood ratios there, zero on average over what was
+    learned from.
+    """
 
     name: str
-    mean: float
-    scale: float
-    weight: float
+    knots: tuple[float, ...]
+    parts: tuple[float, ...]
     error: float
+
+    def part(self, value: float) -> float:
+        """What a value contributes."""
+        return float(np.interp(value, self.knots, self.parts))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,13 +59,13 @@ class Scorer:
     def log_odds(self, clues: PathClues) -> float:
         """Natural log-likelihood ratio, bounded by +-`BOUND`: no few numbers prove more."""
         values = featurise(clues)
-        total = self.intercept + sum(_part(f, values[f.name]) for f in self.features)
+        total = self.intercept + sum(f.part(values[f.name]) for f in self.features)
         return float(np.clip(total, -BOUND, BOUND))
 
     def explain(self, clues: PathClues, *, kind: str = "geometry", most: int = 5) -> list[Clue]:
         """The features that weigh most, each with its share of the log-likelihood ratio."""
         values = featurise(clues)
-        parts = [(f.name, values[f.name], _part(f, values[f.name])) for f in self.features]
+        parts = [(f.name, values[f.name], f.part(values[f.name])) for f in self.features]
         parts.sort(key=lambda part: -abs(part[2]))
         return [
             Clue(kind=kind, statistic=STATISTICS[n], value=v, llr=w) for n, v, w in parts[:most]
@@ -67,42 +74,35 @@ class Scorer:
 
 STATISTICS = {
     "beta": "log of the share of the path kept",
-    "beta_off": "distance of that share from one",
-    "far": "log of the share kept of the largest moves",
     "low": "share of the path kept in the least faithful tenth of the blocks",
     "spread": "log spread of that share over the blocks",
     "back": "share of the child's way that leads along the path",
     "along": "cosine of the child's own step with the path",
     "step": "log length of the child's own step against the path",
+    "tails": "log kurtosis of the child's own step against that of its whole way",
     "own": "share kept of what only this model learned",
     "own_left": "log of what is left of its own largest moves",
-    "own_back": "share of the child's way along what only this model learned",
-    "excess": "share kept beyond what all members have in common",
-    "excess_back": "share of the child's way beyond what all members have in common",
     "own_low": "share kept where only this model moved, the lowest tenth",
+    "shared": "cosine of the path with what the other members learned",
     "edge_bits": "log ratio of norm and embedding weights equal to this model's and its origin's",
 }
 """Feature name -> what it says, in words; the keys are the features of a scorer."""
 
 
 def featurise(clues: PathClues) -> dict[str, float]:
-    """The clues on the scale they are weighed on: ratios as logarithms, the rest clipped."""
-    beta, far = _log(clues.beta), _log(clues.far)
+    """The clues on the scale they are weighed on: ratios as logarithms."""
     return {
-        "beta": beta,
-        "beta_off": abs(beta),
-        "far": far,
-        "low": float(np.clip(clues.low, -1.0, 2.0)),
+        "beta": _log(clues.beta),
+        "low": clues.low,
         "spread": float(np.log(clues.spread + 0.01)),
-        "back": float(np.clip(clues.back, -0.2, 1.2)),
+        "back": clues.back,
         "along": clues.along,
         "step": clues.step,
-        "own": float(np.clip(clues.own, -1.0, 2.0)),
+        "tails": clues.tails,
+        "own": clues.own,
         "own_left": clues.own_left,
-        "own_back": float(np.clip(clues.own_back, -0.2, 1.2)),
-        "excess": float(np.clip(clues.excess, -1.0, 2.0)),
-        "excess_back": float(np.clip(clues.excess_back, -1.0, 2.0)),
-        "own_low": float(np.clip(clues.own_low, -1.5, 2.0)),
+        "own_low": clues.own_low,
+        "shared": clues.shared,
         "edge_bits": clues.edge_bits,
     }
 
@@ -145,10 +145,6 @@ def _log(ratio: float) -> float:
     return float(np.log(np.clip(ratio, _SMALLEST, _LARGEST)))
 
 
-def _part(feature: Feature, value: float) -> float:
-    return feature.weight * (value - feature.mean) / feature.scale
-
-
 @cache
 def _learned() -> dict[str, Any]:
     text = resources.files(__package__).joinpath("likelihood.json").read_text(encoding="utf-8")
@@ -162,5 +158,8 @@ def _scorers() -> dict[str, Scorer]:
 
 
 def _read(one: dict[str, Any]) -> Scorer:
-    features: Sequence[dict[str, Any]] = one["features"]
-    return Scorer(features=tuple(Feature(**f) for f in features), intercept=one["intercept"])
+    features = [
+        Feature(name=f["name"], knots=(*f["knots"],), parts=(*f["parts"],), error=f["error"])
+        for f in one["features"]
+    ]
+    return Scorer(features=tuple(features), intercept=one["intercept"])

@@ -3,9 +3,9 @@
 Let S come from P. A child C of S is S plus a step of its own; a sibling comes from P by another
 step, which may share S's direction where the two learned from the same data; two children of an
 unpublished model share the whole way to it. Distances alone do not tell these apart. What does:
-whether *every* part of the network keeps S's move (a child does, shared data act unevenly), what
-is left of it at the weights that S moved furthest, whether the part that only S learned is kept,
-and which of the two the child equals bit for bit where they differ.
+whether *every* part of the network keeps S's move (a child does, shared data act unevenly),
+whether the part that only S learned is kept, what one run of training leaves and the difference of
+two does not, and which of the two the child equals bit for bit where they differ.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ FAR_TAIL = 0.01
 LOW = 0.1
 MAX_OTHERS = 12
 PSEUDO_COUNT = 3.0
-FACTOR_ROUNDS = 150
+LOG3 = float(np.log(3.0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,30 +46,29 @@ class Sample:
 class PathClues:
     """How much of the path from an origin P to a model S is found in a model C.
 
-    `beta` is <C-P, S-P>/|S-P|^2 over all weights, `far` over the one per cent that S moved
-    furthest, `low` its lowest decile over the blocks and `spread` its deviation over them; `back`
-    is beta with C and S exchanged. `along` is the cosine of C's own step with the path and `step`
-    the log of |C-S|^2/|S-P|^2. `own` and `own_back` are beta and back along what only S learned,
-    the other members' deltas projected out; where that part is largest, `own_left` is the log of
-    |C-S|^2/|C-P|^2 and `own_low` the lowest decile of the share kept of single weights. `excess`
-    and `excess_back` are beta and back beyond what one direction common to all members accounts
-    for. `edge_bits` is the log ratio of norm and embedding weights that C shares bit for bit with
-    S to those it shares with P, where S and P differ.
+    `beta` is <C-P, S-P>/|S-P|^2 over all weights, `low` its lowest decile over the blocks and
+    `spread` its deviation over them; `back` is beta with C and S exchanged. `along` is the cosine
+    of C's own step with the path and `step` the log of |C-S|^2/|S-P|^2. `tails` is the log of the
+    kurtosis of C's own step over that of its whole way from P: the difference of two runs of
+    training is distributed otherwise than one run. `own` is beta along what only S learned, the
+    other members' deltas projected out; where that part is largest, `own_left` is the log of
+    |C-S|^2/|C-P|^2 and `own_low` the lowest decile of the share kept of single weights. `shared`
+    is the cosine of the path with the mean of the other members' deltas: how much of it any
+    sibling would keep. `edge_bits` is the log ratio of norm and embedding weights that C shares
+    bit for bit with S to those it shares with P, where S and P differ.
     """
 
     beta: float
-    far: float
     low: float
     spread: float
     back: float
     along: float
     step: float
+    tails: float
     own: float
     own_left: float
-    own_back: float
-    excess: float
-    excess_back: float
     own_low: float
+    shared: float
     edge_bits: float
 
 
@@ -123,29 +122,24 @@ def path_clues(
     rest = mine - path
     length, reach, left = _square(path), _square(mine), _square(rest)
     shared = float(path @ mine)
-    far = _furthest(path, FAR_TAIL)
     betas = _block_betas(path, mine, sample.starts)
     deltas = (sample.rows[list(others[:MAX_OTHERS])] - start).astype(np.float64)  # (others, d)
     own, mine_own = _own(path, deltas), _own(mine, deltas)
     own_far = _furthest(own, FAR_TAIL)
-    common_path, common_mine = _loadings(path, mine, deltas)
-    excess = shared - common_path * common_mine
     base = np.where(own[own_far] == 0, 1.0, own[own_far])
     own_kept = mine_own[own_far] / base
     return PathClues(
         beta=shared / length,
-        far=float(path[far] @ mine[far]) / _square(path[far]),
         low=float(np.quantile(betas, LOW)),
         spread=float(betas.std()),
         back=shared / reach,
         along=float(rest @ path) / float(np.sqrt(left * length)),
         step=float(np.log(left / length)),
+        tails=_log_kurtosis(rest) - _log_kurtosis(mine),
         own=float(own @ mine) / _square(own),
         own_left=float(np.log(_square(rest[own_far]) / _square(mine[own_far]))),
-        own_back=float(own @ mine) / reach,
-        excess=excess / max(length - common_path**2, 0.05 * length),
-        excess_back=excess / max(reach - common_mine**2, 0.05 * reach),
         own_low=float(np.quantile(own_kept, LOW)),
+        shared=_shared(path, deltas),
         edge_bits=_edge_bits(members[child], members[via], members[origin]),
     )
 
@@ -179,36 +173,19 @@ def _own(path: Float64, deltas: Float64) -> Float64:
     return own
 
 
-def _loadings(path: Float64, mine: Float64, deltas: Float64) -> tuple[float, float]:
-    """Lengths of path and child along one direction that all members of a family share.
-
-    Models tuned from one origin forget and relearn alike. With delta_i = l_i m + u_i, |m| = 1 and
-    own parts u_i unrelated, the inner products of different members are l_i l_j: a one-factor
-    model, fitted by alternating least squares to all pairs but the one under test. A single other
-    member cannot tell its loading from its own part; half of its square is taken.
-    """
-    rows = np.vstack([path, mine, deltas])
-    gram = rows @ rows.T
-    if len(deltas) == 0:
-        return 0.0, 0.0
-    if len(deltas) == 1:
-        half = max(float(gram[2, 2]) / 2, 1e-30) ** 0.5
-        return _bounded(gram[:2, 2] / half, gram)
-    mask = ~np.eye(len(rows), dtype=bool)
-    mask[0, 1] = mask[1, 0] = False
-    loading = np.sqrt(np.abs(np.diag(gram)) / 2)
-    for _ in range(FACTOR_ROUNDS):
-        weights = mask * loading
-        fitted = (weights * gram).sum(axis=1) / np.maximum((weights * loading).sum(axis=1), 1e-30)
-        loading = (loading + fitted) / 2  # all at once would overshoot to and fro
-    return _bounded(loading[:2], gram)
+def _shared(path: Float64, deltas: Float64) -> float:
+    """Cosine of a path with the mean of the other members' deltas; 0 where there are none."""
+    if not len(deltas):
+        return 0.0
+    mean = deltas.mean(axis=0)
+    return float(path @ mean) / float(np.sqrt(_square(path) * _square(mean)))
 
 
-def _bounded(loading: Float64, gram: Float64) -> tuple[float, float]:
-    """No part along one direction is longer than the whole."""
-    bound = np.sqrt(np.diag(gram)[:2])
-    first, second = np.clip(loading, -bound, bound).tolist()
-    return first, second
+def _log_kurtosis(values: Float64) -> float:
+    """Log of the fourth moment over the squared second; that of no move at all is a Gaussian's."""
+    squares = values * values
+    second = float(squares.mean())
+    return float(np.log((squares @ squares) / squares.size / second**2)) if second > 1e-30 else LOG3
 
 
 def _log_ratio(kept: Bool, lost: Bool) -> float:

@@ -73,11 +73,14 @@ def place(family: Family, child: int, placed: Mapping[int, Placement]) -> Placem
     near = family.nearest(child)
     if not near:
         return Placement(child=child, rule="root", parents=())
-    rules = (_copy, _shuffled, _quantized, _pruned, _washed)
+    rules = (_copy, _shuffled, _quantized, _pruned)
     for rule in rules:
         decision = rule(family, child, near)
         if decision is not None:
             return decision
+    washed = _washed(family, child, near, placed)
+    if washed is not None:
+        return washed
     frozen = _frozen(family, child, near)
     merged = _merge(family, child)
     if merged is None or not _outweighs(family, merged, frozen):
@@ -122,13 +125,19 @@ def _copy(family: Family, child: int, near: Sequence[int]) -> Placement | None:
     return Placement(child=child, rule="copy", parents=(first,))
 
 
-def _washed(family: Family, child: int, near: Sequence[int]) -> Placement | None:
+def _washed(
+    family: Family, child: int, near: Sequence[int], placed: Mapping[int, Placement]
+) -> Placement | None:
     """A copy in which some blocks were permuted, rescaled or turned: far from all it resembles."""
     if family.geometry.relative(child, near[0]) < FAR_APART:
         return None
     others = family.predecessors(child)[:FAMILY_LIMIT]
+    number = {i: at for at, i in enumerate(others)}
     found = find_source(
-        family.members[child], [family.members[i] for i in others], compute=family.compute
+        family.members[child],
+        [family.members[i] for i in others],
+        compute=family.compute,
+        above={at: number[p] for i, at in number.items() if (p := _parent_of(i, placed)) in number},
     )
     if found is None or not found.done:
         return None
@@ -265,7 +274,7 @@ def _nearest(
 
     Each step of the path is weighed by its clues; the stop that explains all of them best is taken.
     """
-    steps = _steps(family, child, _path_to(near[0], placed), placed)
+    steps = path_steps(family, child, path_to(near[0], placed), placed)
     stop, sure = _most_likely_stop([step.odds for step in steps])
     parent = steps[stop].origin if stop < len(steps) else near[0]
     refused = steps[stop] if stop < len(steps) else None
@@ -295,9 +304,10 @@ class PathStep:
     odds: float
 
 
-def _steps(
+def path_steps(
     family: Family, child: int, path: Sequence[int], placed: Mapping[int, Placement]
 ) -> list[PathStep]:
+    """Each step of a path held against a child: how likely it is that the child keeps it."""
     return [
         _step(family, child, via=via, origin=origin, placed=placed)
         for origin, via in pairwise(path)
@@ -368,7 +378,7 @@ def _refusal(step: PathStep) -> str:
     return f"a sibling: log-odds {step.odds:+.1f}, {clues.own:.2f} of its own path kept"
 
 
-def _path_to(member: int, placed: Mapping[int, Placement]) -> list[int]:
+def path_to(member: int, placed: Mapping[int, Placement]) -> list[int]:
     """Ancestors of a member down to itself; of a merge, through the parent of the largest share."""
     path = [member]
     while (above := _parent_of(path[0], placed)) is not None and len(path) < MAX_PATH:
@@ -394,7 +404,7 @@ def _others(
         for i, decision in placed.items()
         if i not in (via, origin, child)
         and decision.rule in TRAINED
-        and origin in (above := _path_to(i, placed))
+        and origin in (above := path_to(i, placed))
         and via not in above
         and child not in above
     ]

@@ -38,12 +38,15 @@ def find_sources(
     -----
     Half a second a root; at most 256 candidates a root are looked at, those with most kin first.
     """
-    family = _families(group, edges)
+    parents = _first_parents(edges)
+    family = _families(group, parents)
     sizes: dict[str, int] = {}
     for root in family.values():
         sizes[root] = sizes.get(root, 0) + 1
     asked = [one for one in group if of is None or one.node in of]
-    return [edge for one in asked for edge in _source_of(one, group, family, sizes, compute)]
+    return [
+        edge for one in asked for edge in _source_of(one, group, family, sizes, parents, compute)
+    ]
 
 
 def _source_of(
@@ -51,6 +54,7 @@ def _source_of(
     group: Sequence[Specimen],
     family: Mapping[str, str],
     sizes: Mapping[str, int],
+    parents: Mapping[str, str],
     compute: Compute,
 ) -> Iterator[InferredEdge]:
     root = family[one.node]
@@ -64,16 +68,27 @@ def _source_of(
         if (one.created and other.created) or sizes[family[other.node]] > sizes[root]
     ]
     others.sort(key=lambda other: -sizes[family[other.node]])
-    found = find_source(one, others[:FAMILY_LIMIT], compute=compute) if others else None
+    others = others[:FAMILY_LIMIT]
+    number = {other.node: at for at, other in enumerate(others)}
+    above = {
+        at: number[parents[other.node]]
+        for at, other in enumerate(others)
+        if parents.get(other.node) in number
+    }
+    found = find_source(one, others, compute=compute, above=above) if others else None
     if found is not None and found.done:
         yield _edge(one, others[found.candidate], found)
 
 
-def _families(group: Sequence[Specimen], edges: Sequence[InferredEdge]) -> dict[str, str]:
-    """Node -> the root it descends from by the first parent of each; roots are their own."""
-    parent: dict[str, str] = {}
+def _first_parents(edges: Sequence[InferredEdge]) -> dict[str, str]:
+    parents: dict[str, str] = {}
     for edge in edges:
-        parent.setdefault(edge.child, edge.parent)
+        parents.setdefault(edge.child, edge.parent)
+    return parents
+
+
+def _families(group: Sequence[Specimen], parent: Mapping[str, str]) -> dict[str, str]:
+    """Node -> the root it descends from by the first parent of each; roots are their own."""
     roots: dict[str, str] = {}
     for one in group:
         at, seen = one.node, set[str]()

@@ -206,6 +206,13 @@ def test_the_larger_is_not_the_child(family: dict[str, Weights]) -> None:
         assert [lost.parent for lost in found.rejected] == ["small"]
 
 
+def test_without_dates_a_stack_is_no_parent_of_what_it_repeats(family: dict[str, Weights]) -> None:
+    stack = restacked(family["chat"], [0, 1, 2, 1, 2, 3])
+    assert ask(family["chat"], [specimen_of("stack", stack)]).edges == ()
+    edge = only(ask(stack, [specimen_of("chat", family["chat"])]))
+    assert (edge.parent, edge.relation) == ("chat", Relation.MERGE)
+
+
 def test_dates_bind(family: dict[str, Weights]) -> None:
     parent = specimen_of("parent", family["chat"], day=5)
     cut = CUTS["two layers"](family["chat"])

@@ -167,6 +167,23 @@ def ask(child: Weights, bucket: list[Specimen]) -> tuple[str | None, Laundering 
     return (None if found is None else bucket[found.candidate].node), found
 
 
+@pytest.mark.parametrize("first", ["chat", "edited"])
+def test_a_twin_by_what_is_compared_is_not_taken_for_the_source(
+    family: dict[str, Weights], first: str
+) -> None:
+    edited = {
+        n: v * 1.5 if n.endswith("down_proj.weight") else v for n, v in family["chat"].items()
+    }
+    both = {"chat": family["chat"], "edited": edited}
+    names = [first, *(both.keys() - {first})]
+    group = [specimen_of(name, both[name]) for name in names]
+    child = specimen_of("child", washed(family["chat"], WASHES["basis-rotation"]))
+    above = {names.index("edited"): names.index("chat")}
+    found = find_source(child, group, compute=CPU, above=above)
+    assert found is not None
+    assert names[found.candidate] == "chat"
+
+
 @pytest.mark.parametrize("source", ["chat", "first", "adapted"])
 @pytest.mark.parametrize("done", WASHES)
 def test_the_source_is_found_and_what_was_done_is_named(
