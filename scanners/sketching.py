@@ -183,7 +183,7 @@ async def _map_gguf(
     ]
     headers = dict(zip(paths, await asyncio.gather(*reads), strict=True))
     file = gguf_weights(headers)
-    free = traffic.bytes
+    free = sum(header.size for header in headers.values())
     return _mapped(file, (), sources, hint="gguf", whole=len(paths) == len(layout.files), free=free)
 
 
