@@ -209,7 +209,7 @@ class _Cursor:
         self.promise(8 * count)
         data, at, unpack = self.data, self.at, struct.Struct("<Q").unpack_from
         end = len(data) - 8
-        for seen in range(count):
+        for _seen in range(count):
             if at > end:
                 break
             at += 8 + unpack(data, at)[0]
@@ -217,8 +217,8 @@ class _Cursor:
             self.skip(at - self.at)
             return
         self.promise(at + 8 - self.at)
-        mean = (at - self.at) / seen if seen else 8
-        self.need(at + 8, left=mean * (count - seen))
+        mean = (at - self.at) / _seen if _seen else 8
+        self.need(at + 8, left=mean * (count - _seen))
 
 
 def _version(cursor: _Cursor) -> int:
