@@ -172,13 +172,13 @@ def _edge(child: Specimen, best: Fit, margin: float) -> InferredEdge:
             statistic="mean squared residual over that of rounding to nearest",
             value=best.ratio,
             n=best.n,
-            llr=told if rounding else min(told, 1.0),
+            llr=told if rounding else 0.0,
         ),
         Clue(
             kind="frozen",
             statistic="share of unpacked weights that are the parent's",
             value=best.kept,
-            llr=2.0 * best.kept - 1.0,
+            llr=2.0 * best.kept - 1.0 if rounding else 0.0,
         ),
         Clue(
             kind="family",

@@ -147,7 +147,8 @@ def fitted_scales(rows: Float64, source: Float64, weight: Float64) -> Float64:
 
 def _least_squares(products: Float64, squares: Float64) -> Float64:
     told = squares > 0
-    return np.where(told, products / np.where(told, squares, 1), 1.0)
+    found: Float64 = np.where(told, products / np.where(told, squares, 1), 1.0)
+    return found
 
 
 def residual(mine: Block, predicted: Float64) -> Float64:
