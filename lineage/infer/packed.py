@@ -81,12 +81,11 @@ def place_packed(
         decoded = [fit for fit in fits if _is_decoded(fit, child, children)]
         edges += [_decoded_edge(fit, child) for fit in decoded]
         before = [f for f in fits if f not in decoded and _can_precede(f.parent, child)]
-        found = _decide(child, before)
+        edge, lost = _decide(child, before)
+        rejected += lost
         first = firsts.setdefault(content_key(child), child)
-        if found is not None:
-            rejected += found[1]
-        if found is not None and found[0] is not None:
-            edges.append(found[0])
+        if edge is not None:
+            edges.append(edge)
         elif first is not child:
             edges.append(_copy_edge(child, first))
     return PackedPlaces(edges=tuple(edges), rejected=tuple(rejected), pairs_tested=pairs)
@@ -94,10 +93,10 @@ def place_packed(
 
 def _decide(
     child: Specimen, fits: Sequence[Fit]
-) -> tuple[InferredEdge | None, list[RejectedParent]] | None:
+) -> tuple[InferredEdge | None, list[RejectedParent]]:
     """The parent and the runners-up; kin only, where the child lies between two candidates."""
     if not fits:
-        return None
+        return None, []
     best = fits[0]
     # Where the grid is too coarse to tell, what was left unpacked tells.
     tied = [fit for fit in fits if abs(_margin(child, best, fit)) < SURE]

@@ -33,7 +33,7 @@ Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 
 SHIFTS = 4
-ROUNDS = 4
+ROUNDS = 10
 # A step this small against the weights is rounding of a float type: the weight is then exact.
 LEAST_STEP = 1e-12
 # Of a block whose scales take up more of its weights than this too little is left to test.
