@@ -30,7 +30,9 @@ bench: $(STAMP)
 FUZZ ?= -max_total_time=60
 fuzz: $(STAMP)
 	$(BIN)/python -m pip install --quiet atheris
-	$(BIN)/python benchmarks/fuzz.py $(FUZZ)
+	for target in gguf safetensors torch names; do \
+		$(BIN)/python benchmarks/fuzz.py $$target -max_total_time=$(or $(FUZZ_SECONDS),180) || exit 1; \
+	done
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis dist build

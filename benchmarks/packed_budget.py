@@ -12,13 +12,15 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import math
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import gguf
 import numpy as np
-from sketch_budget import LLAMA_3_8B, Cost, PaperHub, PaperShape, measure
+from sketch_budget import LLAMA_3_8B, LLAMA_70B, Cost, PaperHub, PaperShape, measure
 
 from modelkin.lineage.records import Outcome
 from modelkin.scanners.bytes import LocalBytes
@@ -43,6 +45,7 @@ NAMES = {
     "post_attention_layernorm": "ffn_norm",
 }
 Entry = tuple[str, str, tuple[int, ...]]
+Tensor = tuple[str, tuple[int, ...]]
 Maker = Callable[[Path, PaperShape], None]
 
 
@@ -54,36 +57,59 @@ def gguf_name(name: str) -> str:
     return f"blk.{layer}.{NAMES[module]}.weight"
 
 
-def mixture(name: str, layer: int, layers: int) -> str:
-    """The type that llama.cpp's Q4_K_M gives a tensor."""
-    more = layer < layers // 8 or layer >= 7 * layers // 8 or (layer - layers // 8) % 3 == 2
-    if name == "output.weight" or (more and ("attn_v" in name or "ffn_down" in name)):
-        return "Q6_K"
-    return "F32" if "norm" in name else "Q4_K"
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mixture:
+    """Types that llama.cpp gives the tensors: most, the dearer ones, and its number for both."""
+
+    name: str
+    most: str
+    more: str
+    file_type: int
+
+    def of(self, name: str, *, layers: int) -> str:
+        """The type of one tensor."""
+        layer = int(name.split(".")[1]) if name.startswith("blk.") else 0
+        dear = layer < layers // 8 or layer >= 7 * layers // 8 or (layer - layers // 8) % 3 == 2
+        dear &= "attn_v" in name or "ffn_down" in name
+        if "norm" in name:
+            return "F32"
+        return self.more if dear or name == "output.weight" else self.most
 
 
-def write_gguf(folder: Path, shape: PaperShape) -> None:
-    """A Q4_K_M file with a tokenizer of the vocabulary's size."""
-    path = folder / "model-Q4_K_M.gguf"
+Q4_K_M = Mixture(name="Q4_K_M", most="Q4_K", more="Q6_K", file_type=15)
+IQ4_XS = Mixture(name="IQ4_XS", most="IQ4_XS", more="Q5_K", file_type=30)
+Q6_K = Mixture(name="Q6_K", most="Q6_K", more="Q6_K", file_type=18)
+Q8_0 = Mixture(name="Q8_0", most="Q8_0", more="Q8_0", file_type=7)
+F16 = Mixture(name="F16", most="F16", more="F16", file_type=1)
+
+
+def gguf_maker(mixture: Mixture) -> Maker:
+    """Writes a model as GGUF, in as many files as its shape says."""
+
+    def make(folder: Path, shape: PaperShape) -> None:
+        tensors = list(shape.tensors())
+        each = -(-len(tensors) // shape.shards)
+        for at in range(shape.shards):
+            part = f"-{at + 1:05}-of-{shape.shards:05}" if shape.shards > 1 else ""
+            path = folder / f"model-{mixture.name}{part}.gguf"
+            held = tensors[at * each : (at + 1) * each]
+            _write_shard(path, shape, mixture, held, first=at == 0)
+
+    return make
+
+
+def _write_shard(
+    path: Path, shape: PaperShape, mixture: Mixture, tensors: list[Tensor], *, first: bool
+) -> None:
     writer = gguf.GGUFWriter(path, "llama")
-    writer.add_file_type(15)
-    writer.add_head_count(32)
-    writer.add_head_count_kv(max(1, shape.key_value // (shape.hidden // 32)))
-    writer.add_array("tokenizer.ggml.tokens", [f"▁token{at}" for at in range(shape.vocabulary)])
-    writer.add_array("tokenizer.ggml.token_type", [1] * shape.vocabulary)
-    if shape.vocabulary > 100_000:
-        merges = [f"token{at} token{at + 1}" for at in range(2 * shape.vocabulary)]
-        writer.add_array("tokenizer.ggml.merges", merges)
+    if first:
+        _write_pairs(writer, shape, mixture)
     total = 0
-    for name, dims in shape.tensors():
+    for name, dims in tensors:
         stored = gguf_name(name)
-        layer = int(stored.split(".")[1]) if stored.startswith("blk.") else 0
-        kind = gguf.GGMLQuantizationType[mixture(stored, layer, shape.layers)]
+        kind = gguf.GGMLQuantizationType[mixture.of(stored, layers=shape.layers)]
         weights, size = gguf.GGML_QUANT_SIZES[kind]
-        count = 1
-        for dim in dims:
-            count *= dim
-        nbytes = count // weights * size
+        nbytes = math.prod(dims) // weights * size
         packed = (*dims[:-1], dims[-1] // weights * size) if weights > 1 else dims
         dtype = np.dtype(np.uint8 if weights > 1 else np.float32)
         writer.add_tensor_info(stored, packed, dtype, nbytes, raw_dtype=kind)
@@ -97,20 +123,40 @@ def write_gguf(folder: Path, shape: PaperShape) -> None:
         file.truncate(-(-file.tell() // 32) * 32 + total)
 
 
-def _sparse(path: Path, entries: list[Entry]) -> None:
-    """As safetensors writes them: wide types first, by name within a width."""
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
-    at = 0
-    for name, dtype, dims in sorted(entries, key=lambda e: (-SIZES[e[1]], e[1], e[0])):
-        size = SIZES[dtype]
-        for dim in dims:
-            size *= dim
-        header[name] = {"dtype": dtype, "shape": list(dims), "data_offsets": [at, at + size]}
-        at += size
-    raw = json.dumps(header, separators=(",", ":")).encode()
-    with path.open("wb") as out:
-        out.write(len(raw).to_bytes(8, "little") + raw)
-        out.truncate(8 + len(raw) + at)
+def _write_pairs(writer: gguf.GGUFWriter, shape: PaperShape, mixture: Mixture) -> None:
+    """What the first file says, with a tokenizer of the vocabulary's size."""
+    writer.add_file_type(mixture.file_type)
+    writer.add_head_count(32)
+    writer.add_head_count_kv(max(1, shape.key_value // (shape.hidden // 32)))
+    writer.add_array("tokenizer.ggml.tokens", [f"▁token{at}" for at in range(shape.vocabulary)])
+    writer.add_array("tokenizer.ggml.token_type", [1] * shape.vocabulary)
+    if shape.vocabulary > 100_000:
+        merges = [f"token{at} token{at + 1}" for at in range(2 * shape.vocabulary)]
+        writer.add_array("tokenizer.ggml.merges", merges)
+
+
+def _sparse(folder: Path, entries: list[Entry], shards: int) -> None:
+    """As safetensors writes them: wide types first, by name within a width; an index for shards."""
+    each = -(-len(entries) // shards)
+    index: dict[str, str] = {}
+    for part in range(shards):
+        held = entries[part * each : (part + 1) * each]
+        numbered = f"model-{part + 1:05}-of-{shards:05}.safetensors"
+        path = folder / (numbered if shards > 1 else "model.safetensors")
+        header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+        at = 0
+        for name, dtype, dims in sorted(held, key=lambda e: (-SIZES[e[1]], e[1], e[0])):
+            size = SIZES[dtype] * math.prod(dims)
+            header[name] = {"dtype": dtype, "shape": list(dims), "data_offsets": [at, at + size]}
+            index[name] = path.name
+            at += size
+        raw = json.dumps(header, separators=(",", ":")).encode()
+        with path.open("wb") as out:
+            out.write(len(raw).to_bytes(8, "little") + raw)
+            out.truncate(8 + len(raw) + at)
+    if shards > 1:
+        text = json.dumps({"metadata": {}, "weight_map": index})
+        (folder / "model.safetensors.index.json").write_text(text)
 
 
 def _parts(shape: PaperShape, pack: Callable[[str, int, int], list[Entry]]) -> list[Entry]:
@@ -123,8 +169,8 @@ def _parts(shape: PaperShape, pack: Callable[[str, int, int], list[Entry]]) -> l
     return entries
 
 
-def _gptq(stem: str, out: int, inside: int) -> list[Entry]:
-    groups = inside // GROUP
+def _gptq(stem: str, out: int, inside: int, group: int = GROUP) -> list[Entry]:
+    groups = inside // group
     return [
         (f"{stem}.qweight", "I32", (inside // 8, out)),
         (f"{stem}.qzeros", "I32", (groups, out // 8)),
@@ -159,7 +205,7 @@ def _fp8(stem: str, out: int, inside: int) -> list[Entry]:
 
 def _maker(pack: Callable[[str, int, int], list[Entry]], config: Mapping[str, object]) -> Maker:
     def make(folder: Path, shape: PaperShape) -> None:
-        _sparse(folder / "model.safetensors", _parts(shape, pack))
+        _sparse(folder, _parts(shape, pack), shape.shards)
         text = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", **config}
         (folder / "config.json").write_text(json.dumps(text))
 
@@ -170,13 +216,28 @@ def _method(method: str, **more: object) -> dict[str, object]:
     return {"quantization_config": {"quant_method": method, **more}}
 
 
+GPTQ = _maker(_gptq, _method("gptq", bits=4, sym=True, desc_act=False))
+FINE = _maker(lambda *at: _gptq(*at, group=32), _method("gptq", bits=4, sym=True, desc_act=False))
 MODELS: dict[str, tuple[PaperShape, Maker]] = {
-    "7b-Q4_K_M": (PaperShape(name="7b"), write_gguf),
-    "llama-3-8b-Q4_K_M": (PaperShape(name="8b", **LLAMA_3_8B), write_gguf),
-    "7b-gptq": (
-        PaperShape(name="7b"),
-        _maker(_gptq, _method("gptq", bits=4, sym=True, desc_act=False)),
+    "7b-Q4_K_M": (PaperShape(name="7b"), gguf_maker(Q4_K_M)),
+    "7b-Q6_K": (PaperShape(name="7b"), gguf_maker(Q6_K)),
+    "7b-IQ4_XS": (PaperShape(name="7b"), gguf_maker(IQ4_XS)),
+    "7b-Q8_0": (PaperShape(name="7b"), gguf_maker(Q8_0)),
+    "7b-F16": (PaperShape(name="7b"), gguf_maker(F16)),
+    "7b-Q4_K_M-3": (PaperShape(name="7b", shards=3), gguf_maker(Q4_K_M)),
+    "llama-3-8b-Q4_K_M": (PaperShape(name="8b", **LLAMA_3_8B), gguf_maker(Q4_K_M)),
+    "llama-3-8b-Q6_K": (PaperShape(name="8b", **LLAMA_3_8B), gguf_maker(Q6_K)),
+    "llama-3-8b-Q4_K_M-4": (
+        PaperShape(name="8b", shards=4, **LLAMA_3_8B),
+        gguf_maker(Q4_K_M),
     ),
+    "70b-Q4_K_M-9": (PaperShape(name="70b", shards=9, **LLAMA_70B), gguf_maker(Q4_K_M)),
+    "70b-Q8_0-20": (PaperShape(name="70b", shards=20, **LLAMA_70B), gguf_maker(Q8_0)),
+    "7b-gptq": (PaperShape(name="7b"), GPTQ),
+    "7b-gptq-g32": (PaperShape(name="7b"), FINE),
+    "7b-gptq-2": (PaperShape(name="7b", shards=2), GPTQ),
+    "llama-3-8b-gptq-2": (PaperShape(name="8b", shards=2, **LLAMA_3_8B), GPTQ),
+    "70b-gptq-9": (PaperShape(name="70b", shards=9, **LLAMA_70B), GPTQ),
     "7b-gptq-asymmetric": (
         PaperShape(name="7b"),
         _maker(_gptq, _method("gptq", bits=4, sym=False, desc_act=False)),

@@ -18,6 +18,7 @@ import numpy as np
 
 from ..lineage.architectures.roles import Place, assign_roles
 from ..lineage.errors import FormatError, LimitExceeded, MalformedFile, UnsupportedFormat
+from ..lineage.infer.adapters import magnitude_key
 from ..lineage.records import ModelInfo, RoleKey
 from ..lineage.sketch.plan import (
     PLAN_VERSION,
@@ -29,7 +30,7 @@ from ..lineage.sketch.plan import (
 )
 from ..lineage.sketch.sketch import Sketch, SketchBlock, block_of
 from .bytes import ByteSource, Traffic
-from .formats.adapters import adapter_weights
+from .formats.adapters import LoraWeight, adapter_weights
 from .formats.base import ByteRange, Decoded, Located, Packing, Weight, WeightFile
 from .formats.gguf_file import MAX_SHARDS, gguf_weights
 from .formats.gguf_header import read_gguf_header
@@ -183,7 +184,7 @@ async def _map_gguf(
     ]
     headers = dict(zip(paths, await asyncio.gather(*reads), strict=True))
     file = gguf_weights(headers)
-    free = traffic.bytes
+    free = sum(header.size for header in headers.values())
     return _mapped(file, (), sources, hint="gguf", whole=len(paths) == len(layout.files), free=free)
 
 
@@ -319,7 +320,21 @@ def _wanted(weights: WeightMap) -> list[_Wanted]:
         located = weight.locate(span.start, span.count, budget=MAX_SPAN_BYTES)
         if located is not None:
             wanted.append(_Wanted(span=span, weight=weight, place=place, located=located))
+            wanted += _magnitudes(span, weight)
     return wanted
+
+
+def _magnitudes(span: Span, weight: Weight) -> list[_Wanted]:
+    """What an adapter brings the rows of a span to, beside its change to them."""
+    held = weight.magnitude_of(span.start, span.count) if isinstance(weight, LoraWeight) else None
+    if held is None:
+        return []
+    first, rows, values = held
+    located = values.locate(first, rows, budget=MAX_SPAN_BYTES)
+    if located is None:
+        return []
+    beside = Span(key=magnitude_key(span.key), start=first, count=rows)
+    return [_Wanted(span=beside, weight=values, place=Place(key=beside.key), located=located)]
 
 
 def _within_budget(wanted: Sequence[_Wanted], traffic: Traffic) -> list[_Wanted]:

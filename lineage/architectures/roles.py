@@ -3,7 +3,8 @@
 Two models of one family keep their tensors under the same roles whatever the file order, the
 sharding, a wrapper's prefix or the head on top. Names are data: each `*.json` beside this module
 describes one family by its `modules` (a module name with the layer number as `*`; `.weight` of it
-has the role, `.bias` the role with `.bias` behind it) and its `tensors` (whole names). `extends`
+has the role, `.bias` the role with `.bias` behind it) and its `tensors` (whole names). `stacks` are
+expressions of what may stand before a module, each with what it puts before the role. `extends`
 takes over another family's names, `requires` is a module without which the family does not apply,
 `conv1d` lists the roles whose weights are stored [in, out]. `common.json` holds what all families
 share: prefixes and infixes that wrappers add, buffers, tensors that only a quantizer adds.
@@ -14,10 +15,13 @@ Roles
 `attn_norm` `attn_post_norm` `mlp_norm` `mlp_post_norm` `final_norm`
 `attn.q` `attn.k` `attn.v` `attn.qkv` `attn.o` `attn.q_norm` `attn.k_norm`
 `mlp.gate` `mlp.up` `mlp.gate_up` `mlp.down` (a block without a gate has `up` and `down`)
-`lm_head` `lm_head.transform` `lm_head.norm` `lm_head.project` `classifier` `pooler`
+`lm_head` `lm_head.transform` `lm_head.norm` `lm_head.project` `classifier` `pooler` `router`
 `expert.mlp.gate` `expert.mlp.up` `expert.mlp.gate_up` `expert.mlp.down` of a layer's first expert
+`shared.mlp.gate` and so on of the expert that every token passes through;
 each with `.bias` for its bias; `enc.` / `dec.` before it in an encoder-decoder, whose cross
-attention is `dec.cross.q` and so on; `buffer` for constants that are no parameters;
+attention is `dec.cross.q` and so on; `text.` / `vision.` in a model of two towers; `down.0.1.` for
+the blocks of a UNet, whose layers are counted inside of each attention; `text.` / `single.` for the
+blocks of a diffusion transformer; `buffer` for constants that are no parameters;
 `raw:<name with the layer number as *>` for a name no family knows.
 """
 
@@ -39,6 +43,8 @@ WRITERS = frozenset({"attn.o", "mlp.down"})
 """Roles of the matrices whose rows write to the residual stream."""
 
 _LAYER = re.compile(r"\.(0|[1-9][0-9]{0,5})\.")
+# Of names with several numbers (down_blocks.1.attentions.0.transformer_blocks.3) this one counts.
+_INNER_LAYER = re.compile(r"(?<=\btransformer_blocks)\.(0|[1-9][0-9]{0,5})\.")
 _PARAMETERS = {"weight": "", "gamma": "", "bias": ".bias", "beta": ".bias"}
 
 _MAX_PREFIXES = 8
@@ -70,11 +76,19 @@ class _Family:
     model_types: frozenset[str]
     modules: Mapping[str, str]
     tensors: Mapping[str, str]
+    stacks: tuple[tuple[re.Pattern[str], str], ...]
     conv1d: frozenset[str]
     requires: str | None
 
     def role(self, template: str) -> str | None:
         """Role of a name whose layer number is `*`, None when this family has no such name."""
+        for before, prefix in self.stacks:
+            if found := before.match(template):
+                role = self._bare_role(template[found.end() :])
+                return None if role is None else found.expand(prefix) + role
+        return self._bare_role(template)
+
+    def _bare_role(self, template: str) -> str | None:
         if template in self.tensors:
             return self.tensors[template]
         module, _, parameter = template.rpartition(".")
@@ -233,7 +247,7 @@ def _take_apart(name: str) -> _Name:
     # One prefix may hide another (`module.model.`); real names wear four at most.
     for _ in range(_MAX_PREFIXES):
         bare = bare[len(next((p for p in common.prefixes if bare.startswith(p)), "")) :]
-    found = _LAYER.search(bare)
+    found = _INNER_LAYER.search(bare) or _LAYER.search(bare)
     if found is None:
         return _Name(full=name, template=bare, layer=None)
     template = f"{bare[: found.start(1)]}*{bare[found.end(1) :]}"
@@ -318,6 +332,7 @@ def _read_family(file: str) -> _Family:
         model_types=frozenset(data["model_types"]),
         modules={**(base.modules if base else {}), **data["modules"]},
         tensors={**(base.tensors if base else {}), **data.get("tensors", {})},
+        stacks=tuple((re.compile(key), value) for key, value in data.get("stacks", {}).items()),
         conv1d=frozenset(data.get("conv1d", ())),
         requires=data.get("requires"),
     )

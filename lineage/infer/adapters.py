@@ -3,6 +3,13 @@
 An adapter says nothing of the weights it was trained on, only how it changes them. Where its
 change is the whole difference between two models down to the rounding of their types, one of them
 is its base and the other has it merged in.
+
+A DoRA adapter also holds the length that each row of base plus change is brought to. The lengths
+of rows that a sketch holds whole are known, so its change to a given base is computed for those.
+
+References
+----------
+Liu et al. (2024), DoRA, arXiv 2402.09353, equation 5.
 """
 
 from __future__ import annotations
@@ -11,10 +18,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ..records import Clue, InferredEdge, Relation
+from ..records import Clue, InferredEdge, Relation, RoleKey
+from ..sketch.sketch import complete_rows
 from .evidence import EXACT, sum_confidence
 from .specimen import Block, Specimen, comparable
+
+Float64 = NDArray[np.float64]
 
 ALIKE = 0.9
 ROUNDING = 6.0
@@ -80,11 +91,12 @@ def explain(adapter: Specimen, child: Specimen, base: Specimen) -> Merged | None
     residual = floor = moved = 0.0
     n = 0
     for name in names:
-        change = adapter.blocks[name].values.astype(np.float64)
-        step = (child.blocks[name].values - base.blocks[name].values).astype(np.float64)
+        after, before = child.blocks[name], base.blocks[name]
+        rows, change = change_to(adapter, before, name)
+        step = (after.values[rows] - before.values[rows]).astype(np.float64)
         residual += float(((step - change) ** 2).sum())
         moved += float((step**2).sum())
-        floor += child.blocks[name].floor + base.blocks[name].floor
+        floor += (after.floor + before.floor) * step.size / max(1, after.values.size)
         n += step.size
     if moved <= 0 or 1 - residual / moved < ALIKE or residual > ROUNDING * floor:
         return None
@@ -96,6 +108,34 @@ def explain(adapter: Specimen, child: Specimen, base: Specimen) -> Merged | None
         share=1 - residual / moved,
         n=n,
     )
+
+
+def magnitude_key(key: RoleKey) -> RoleKey:
+    """Where an adapter's sketch holds the lengths of a tensor's rows."""
+    return replace(key, role=f"{key.role}.magnitude")
+
+
+def change_to(adapter: Specimen, base: Block, name: str) -> tuple[slice, Float64]:
+    """What an adapter adds to a base's weights.
+
+    Returns
+    -------
+    (the weights of the block for which it is known, the change of each). All of them, or with
+    magnitudes those of the rows that are whole in the sketch.
+    """
+    mine = adapter.blocks[name]
+    change = mine.values.astype(np.float64)
+    lengths = adapter.blocks.get(str(magnitude_key(mine.key)))
+    if lengths is None:
+        return slice(None), change
+    first, rows = complete_rows(base.values, start=base.start, columns=base.columns)
+    offset = first * base.columns - base.start
+    held = slice(offset, offset + rows.size)
+    summed = rows + change[held].reshape(rows.shape)
+    norms = np.linalg.norm(summed, axis=1, keepdims=True)
+    wanted = lengths.values[first - lengths.start :][: rows.shape[0], None].astype(np.float64)
+    whole = wanted / np.maximum(norms, 1e-30) * summed - rows
+    return held, whole.reshape(-1)
 
 
 def fits(adapter: Specimen, base: Specimen) -> bool:

@@ -13,7 +13,6 @@ Hu et al. (2021), arXiv 2106.09685; rsLoRA: Kalajdzievski (2023), arXiv 2312.037
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,19 +24,15 @@ from numpy.typing import NDArray
 from ...lineage.dtypes import to_float32
 from ...lineage.errors import MalformedFile
 from ...lineage.records import TensorSpec
+from .adapter_names import DENOISER, adapter_tensor, other_kind
 from .base import ByteRange, Decoded, Located, Packing, Weight, WeightFile
-from .plain import element_range
+from .plain import PlainWeight, element_range
 
 Float32 = NDArray[np.float32]
 
 FORMATS = frozenset({"peft", "mlx-adapter", "kohya", "diffusers-lora"})
 MAX_RANK = 4_096
 
-_PEFT = re.compile(r"(.+)\.lora_([AB])(?:\.[^.]+)?\.weight")
-_MLX = re.compile(r"(.+)\.lora_([ab])")
-_KOHYA = re.compile(r"(.+)\.lora_(down|up)\.weight")
-_DIFFUSERS = re.compile(r"(.+)\.lora\.(down|up)\.weight")
-_SIDES = {"A": "in", "a": "in", "down": "in", "B": "out", "b": "out", "up": "out"}
 _CONV1D = ("c_attn", "c_proj", "c_fc")
 
 
@@ -58,6 +53,7 @@ class LoraWeight:
     flipped: bool = False
     transposed: bool = False
     alpha: TensorSpec | None = None
+    magnitude: TensorSpec | None = None
     dtype: str = "LORA"
 
     @property
@@ -94,6 +90,15 @@ class LoraWeight:
 
         return Located(ranges=tuple(ranges), decode=decode)
 
+    def magnitude_of(self, start: int, count: int) -> tuple[int, int, Weight] | None:
+        """(first row, rows, the magnitudes) of a span of the change; None without magnitudes."""
+        if self.magnitude is None:
+            return None
+        columns = self.shape[1]
+        first, last = start // columns, -(-(start + count) // columns)
+        size = (math.prod(self.magnitude.shape),)
+        return first, last - first, PlainWeight(spec=self.magnitude, shape=size)
+
     def _rows(self, parts: Sequence[bytes], wanted: slice, scale: float) -> Float32:
         down = to_float32(parts[0], self.down.dtype)
         up = to_float32(parts[1], self.up.dtype)
@@ -117,68 +122,86 @@ def adapter_weights(specs: Mapping[str, TensorSpec], config: Mapping[str, Any]) 
 
     Returns
     -------
-    WeightFile with `packing` (format, `lora r8`, 16) and the changes that can be computed from the
-    file alone: none where DoRA's magnitudes need the base too.
+    WeightFile with `packing` (format, `lora r8`, 16) and the changes to the part of a pipeline that
+    is trained, or to the one part there is. Changes to other parts, adapters of other kinds than
+    low rank and changes that need more of the base than a sketch has are counted in `skipped`.
 
     Raises
     ------
     MalformedFile : two matrices of one weight that do not fit each other.
     """
-    sides, form = _sides(specs)
+    modules, form = _modules(specs)
+    part = DENOISER if any(part == DENOISER for part, _ in modules) else _first_part(modules)
     weights: dict[str, Weight] = {}
     ranks: Counter[int] = Counter()
-    dora = bool(config.get("use_dora")) or any("lora_magnitude_vector" in name for name in specs)
-    for module, pair in sides.items():
-        if len(pair) < 2 or any(len(spec.shape) != 2 for spec in pair.values()):
+    skipped: Counter[str] = Counter()
+    kind = "dora" if config.get("use_dora") else "lora"
+    for (belongs, module), held in modules.items():
+        flat = all(len(spec.shape) == 2 for side, spec in held.items() if side in ("in", "out"))
+        if not {"in", "out"} <= held.keys() or not flat:
+            skipped["convolution" if not flat else "half"] += bool(held.keys() & {"in", "out"})
             continue
-        weight = _weight(module, pair, form, config, specs.get(f"{module}.alpha"))
+        weight = _weight(module, held, form, config)
         ranks[weight.rank] += 1
-        weights[weight.name] = weight
+        kind = "dora" if weight.magnitude is not None else kind
+        if belongs != part:
+            skipped[belongs] += 1
+        elif kind == "dora" and (weight.magnitude is None or weight.transposed):
+            skipped["dora"] += 1
+        else:
+            weights[weight.name] = weight
     rank = max(ranks, key=lambda r: (ranks[r], r), default=0)
-    kind = "dora" if dora else "lora"
+    other = other_kind(specs)
+    if other is not None and not ranks:
+        return WeightFile(
+            weights={},
+            packing=Packing(format=form, type=other, bits=16),
+            skipped={other: len(specs)},
+        )
     return WeightFile(
-        weights={} if dora else weights,
+        weights=weights,
         packing=Packing(format=form, type=f"{kind} r{rank}", bits=16),
-        skipped={"dora": len(weights)} if dora else {},
+        skipped={name: count for name, count in skipped.items() if count},
     )
 
 
-def _sides(specs: Mapping[str, TensorSpec]) -> tuple[dict[str, dict[str, TensorSpec]], str]:
-    """Both matrices of each module, and the layout they are in."""
-    layouts = (
-        ("peft", _PEFT),
-        ("kohya", _KOHYA),
-        ("diffusers-lora", _DIFFUSERS),
-        ("mlx-adapter", _MLX),
-    )
-    found: dict[str, dict[str, TensorSpec]] = {}
+Modules = dict[tuple[str, str], dict[str, TensorSpec]]
+
+
+def _first_part(modules: Modules) -> str:
+    return min((part for part, _ in modules), default=DENOISER)
+
+
+def _modules(specs: Mapping[str, TensorSpec]) -> tuple[Modules, str]:
+    """The tensors of each module by side, and the layout they are in."""
+    found: Modules = {}
     form = "peft"
     for name, spec in specs.items():
-        for label, pattern in layouts:
-            if matched := pattern.fullmatch(name):
-                found.setdefault(matched[1], {})[_SIDES[matched[2]]] = spec
-                form = label
-                break
+        if (one := adapter_tensor(name)) is not None:
+            found.setdefault((one.part, one.module), {})[one.side] = spec
+            form = one.layout or form
     return found, form
 
 
 def _weight(
-    module: str,
-    pair: Mapping[str, TensorSpec],
-    form: str,
-    config: Mapping[str, Any],
-    alpha: TensorSpec | None,
+    name: str, held: Mapping[str, TensorSpec], form: str, config: Mapping[str, Any]
 ) -> LoraWeight:
-    down, up, flipped = pair["in"], pair["out"], form == "mlx-adapter"
+    down, up, flipped = held["in"], held["out"], form == "mlx-adapter"
     rank, inputs = down.shape[::-1] if flipped else down.shape
     other, outputs = up.shape if flipped else up.shape[::-1]
     if rank != other or not 0 < rank <= MAX_RANK:
         raise MalformedFile(
-            f"the two matrices of {module[:200]!r} have the ranks {rank} and {other}",
+            f"the two matrices of {name[:200]!r} have the ranks {rank} and {other}",
             path=down.path,
             offset=down.begin,
         )
-    name = module.removeprefix("base_model.model.")
+    alpha, magnitude = held.get("alpha"), held.get("magnitude")
+    if magnitude is not None and math.prod(magnitude.shape) != outputs:
+        raise MalformedFile(
+            f"{name[:200]!r} has {outputs} rows and {math.prod(magnitude.shape)} magnitudes",
+            path=magnitude.path,
+            offset=magnitude.begin,
+        )
     transposed = bool(config.get("fan_in_fan_out")) and name.rpartition(".")[2] in _CONV1D
     return LoraWeight(
         name=f"{name}.weight",
@@ -189,6 +212,7 @@ def _weight(
         flipped=flipped,
         transposed=transposed,
         alpha=alpha if form == "kohya" else None,
+        magnitude=magnitude,
     )
 
 

@@ -28,7 +28,8 @@ MAX_TENSORS = 200_000
 MAX_STRINGS = 4_000_000
 MAX_DIMENSION = 1 << 40
 FIRST_READ = 262_144
-STEP = 4 * 1024 * 1024
+STEP = 65_536
+AIMED_READS = 10
 
 _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
@@ -39,6 +40,8 @@ _KEY_BYTES = 65_535
 _STRING, _ARRAY, _BOOL = 8, 9, 7
 _ARRAY_DEPTH = 3
 _MAX_ALIGNMENT = 1 << 20
+# Of usual headers: what a pair without an array, and the description of a tensor, come to.
+_PAIR_BYTES, _TENSOR_BYTES = 64, 72
 _SCALARS: Mapping[int, struct.Struct] = {
     code: struct.Struct("<" + letter) for code, letter in enumerate("BbHhIif?")
 } | {code: struct.Struct("<" + letter) for code, letter in ((10, "Q"), (11, "q"), (12, "d"))}
@@ -73,15 +76,20 @@ class GgufHeader:
 
 
 class _NeedMore(Exception):
-    """The header goes on beyond the bytes at hand, to this one at least."""
+    """The header goes on beyond the bytes at hand, to `end` at least and as far as `likely`."""
 
-    def __init__(self, end: int) -> None:
+    def __init__(self, end: int, likely: int) -> None:
         super().__init__(end)
         self.end = end
+        self.likely = max(end, likely)
 
 
 async def read_gguf_header(source: ByteSource, *, first_read: int = FIRST_READ) -> GgufHeader:
-    """Read a header by ranges that double: few requests, and never the whole of a lying file.
+    """Read a header by ranges: few requests, and never the whole of a lying file.
+
+    How far a read goes is guessed from what was seen, the mean length of the strings of a tokenizer
+    so far, so that hardly a byte of the weights is read for nothing; the few bytes a guess is short
+    by are read after it. A header that escapes ten guesses is read by ranges that double.
 
     Raises
     ------
@@ -91,15 +99,17 @@ async def read_gguf_header(source: ByteSource, *, first_read: int = FIRST_READ) 
     TruncatedRead : the file ends inside its header or its tensors.
     """
     data = await source.read(0, min(first_read, source.size))
+    reads = 1
     while True:
         try:
             return parse_gguf_header(data, path=source.path, file_size=source.size)
         except _NeedMore as more:
-            further = min(2 * len(data), len(data) + STEP)
-            end = min(max(more.end, further), source.size, MAX_HEADER)
+            further = len(data) + (STEP if reads < AIMED_READS else len(data))
+            end = min(max(more.likely, further), source.size, MAX_HEADER)
             if more.end > end or end <= len(data):
                 _fail_short(more.end, path=source.path, file_size=source.size)
         data += await source.read(len(data), end)
+        reads += 1
 
 
 def parse_gguf_header(data: bytes, *, path: str, file_size: int) -> GgufHeader:
@@ -111,6 +121,7 @@ def parse_gguf_header(data: bytes, *, path: str, file_size: int) -> GgufHeader:
     cursor.at_most(n_pairs, MAX_PAIRS, what="too many key-value pairs")
     # A pair has at least 13 bytes, a tensor 32: more than fit are not looked for.
     cursor.promise(13 * n_pairs + 32 * n_tensors)
+    cursor.after = _PAIR_BYTES * n_pairs + _TENSOR_BYTES * n_tensors
     pairs = _pairs(cursor, n_pairs)
     described = [_describe(cursor) for _ in range(n_tensors)]
     begin = _data_begin(cursor, pairs) if described else cursor.at
@@ -138,6 +149,7 @@ class _Cursor:
         self.file_size = file_size
         self.at = 0
         self.strings = 0
+        self.after = 0
 
     def fail(self, message: str) -> NoReturn:
         raise MalformedFile(message, path=self.path, offset=self.at)
@@ -155,12 +167,16 @@ class _Cursor:
                 offset=self.at,
             )
 
+    def need(self, end: int, *, left: float = 0) -> NoReturn:
+        """Ask for the bytes up to `end`, for `left` likely ones and for what stands behind."""
+        raise _NeedMore(end, end + int(left) + self.after)
+
     def skip(self, count: int) -> int:
         """Step over `count` bytes and give where they begin."""
         begin, end = self.at, self.at + count
         if end > len(self.data):
             self.promise(count)
-            raise _NeedMore(end)
+            self.need(end)
         self.at = end
         return begin
 
@@ -193,15 +209,16 @@ class _Cursor:
         self.promise(8 * count)
         data, at, unpack = self.data, self.at, struct.Struct("<Q").unpack_from
         end = len(data) - 8
-        for _ in range(count):
+        for _seen in range(count):
             if at > end:
                 break
             at += 8 + unpack(data, at)[0]
         else:
             self.skip(at - self.at)
             return
-        self.skip(at + 8 - self.at)
-        raise _NeedMore(at + 8)
+        self.promise(at + 8 - self.at)
+        mean = (at - self.at) / _seen if _seen else 8
+        self.need(at + 8, left=mean * (count - _seen))
 
 
 def _version(cursor: _Cursor) -> int:

@@ -22,6 +22,8 @@ from .packings import Module, PackedModel, decoder_of, marks
 from .plain import PlainWeight, plain
 
 _STACKED = ("gate_up_proj", "gate_proj", "up_proj", "down_proj")
+# Granite stores the experts' matrices beside the router, without a module of their own.
+_GRANITE = ("input_linear", "output_linear")
 
 
 def group_parts(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
@@ -96,7 +98,10 @@ def _plain(spec: TensorSpec) -> list[PlainWeight]:
     weights = [plain(spec)]
     stem = spec.name.removesuffix(".weight")
     parent, _, leaf = stem.rpartition(".")
-    if len(spec.shape) == 3 and parent.endswith("experts") and leaf in _STACKED:
+    stacked = parent.endswith("experts") and leaf in _STACKED
+    if parent.endswith("block_sparse_moe") and leaf in _GRANITE:
+        stacked, parent = True, f"{parent}.experts"
+    if len(spec.shape) == 3 and stacked:
         name = f"{parent}.0.{leaf}.weight"
         weights.append(PlainWeight(spec=spec, shape=spec.shape[1:], called=name))
     return weights

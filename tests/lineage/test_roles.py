@@ -47,12 +47,24 @@ T5 = {"attn.q", "attn.k", "attn.v", "attn.o", "attn_norm", "mlp_norm", "mlp.down
 T5_SIZE = {"d_model": 16, "d_kv": 8, "d_ff": 40, "num_layers": 2, "num_heads": 2, "vocab_size": 64}
 VIT = {**SIZE, "image_size": 32, "patch_size": 16}
 GPT2 = {"n_embd": 16, "n_layer": 2, "n_head": 2, "vocab_size": 64, "bos_token_id": 1}
+BART = {
+    **{"d_model": 16, "encoder_layers": 2, "decoder_layers": 2, "vocab_size": 64},
+    **{"encoder_attention_heads": 2, "decoder_attention_heads": 2},
+    **{"encoder_ffn_dim": 40, "decoder_ffn_dim": 40, "pad_token_id": 0, "bos_token_id": 1},
+    **{"eos_token_id": 2, "decoder_start_token_id": 1},
+}
 DISTIL = {"dim": 16, "hidden_dim": 40, "n_layers": 2, "n_heads": 2, "vocab_size": 64}
 
 
 def prefixed(prefix: str, roles: set[str]) -> set[str]:
     return {prefix + role for role in roles}
 
+
+BART_LAYER = prefixed("enc.", PLAIN | {"attn_norm", "mlp_norm"})
+BART_LAYER |= prefixed("dec.", PLAIN | {"attn_norm", "mlp_norm", "cross_norm"})
+BART_LAYER |= {"dec.cross.q", "dec.cross.k", "dec.cross.v", "dec.cross.o"}
+
+INNER = "transformer_blocks"
 
 # name of the class: (arguments of its config, roles of each layer, roles outside the stack)
 MODELS: dict[str, tuple[dict[str, object], set[str], set[str]]] = {
@@ -130,6 +142,32 @@ MODELS: dict[str, tuple[dict[str, object], set[str], set[str]]] = {
         {"embed", "lm_head", "enc.final_norm", "dec.final_norm"},
     ),
     "T5EncoderModel": (T5_SIZE, prefixed("enc.", T5), {"embed", "enc.final_norm"}),
+    "BartModel": (
+        {**BART, "max_position_embeddings": 16},
+        BART_LAYER,
+        {"embed", "enc.embed_norm", "dec.embed_norm", "enc.pos_embed", "dec.pos_embed"},
+    ),
+    "WhisperForConditionalGeneration": (
+        {**BART, "num_mel_bins": 8, "max_source_positions": 16, "max_target_positions": 16},
+        BART_LAYER,
+        {"embed", "enc.final_norm", "dec.final_norm", "enc.pos_embed", "dec.pos_embed"}
+        | {"enc.patch_embed", "enc.patch_embed.second", "lm_head"},
+    ),
+    "CLIPTextModel": (
+        SIZE,
+        prefixed("text.", PLAIN | {"attn_norm", "mlp_norm"}),
+        {"embed", "text.pos_embed", "text.final_norm"},
+    ),
+    "DbrxForCausalLM": (
+        {
+            **{"d_model": 16, "n_heads": 2, "n_layers": 2, "vocab_size": 64},
+            "attn_config": {"kv_n_heads": 1, "rope_theta": 10000.0},
+            "ffn_config": {"ffn_hidden_size": 24, "moe_num_experts": 2, "moe_top_k": 1},
+        },
+        {"attn.qkv", "attn.o", "attn_norm", "mlp_norm", "router"}
+        | {"expert.mlp.gate", "expert.mlp.up", "expert.mlp.down"},
+        HEAD,
+    ),
     "ViTForImageClassification": (
         VIT,
         PLAIN | {"attn_norm", "mlp_norm"},
@@ -434,3 +472,65 @@ def test_writers_are_roles_of_a_known_model() -> None:
     writers = [name for name, place in places.items() if place.key.role in WRITERS]
     assert len(writers) == 4
     assert all(name.endswith(("o_proj.weight", "down_proj.weight")) for name in writers)
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (
+            {
+                f"down_blocks.1.attentions.0.{INNER}.3.attn1.to_v.weight": "3.down.1.0.attn.v",
+                f"up_blocks.2.attentions.1.{INNER}.0.attn2.to_q.weight": "0.up.2.1.cross.q",
+                f"mid_block.attentions.0.{INNER}.0.ff.net.2.weight": "0.mid.0.mlp.down",
+                "conv_norm_out.weight": "final_norm",
+            },
+            "a UNet counts its layers inside of each attention",
+        ),
+        (
+            {
+                "transformer_blocks.4.attn.add_v_proj.weight": "4.text.attn.v",
+                "transformer_blocks.4.attn.to_out.0.weight": "4.attn.o",
+                "single_transformer_blocks.7.proj_out.weight": "7.single.mlp.down",
+            },
+            "two kinds of blocks",
+        ),
+        (
+            {
+                "layers.1.attn.Wqkv.weight": "1.attn.qkv",
+                "layers.1.mlp.Wi.weight": "1.mlp.gate_up",
+                "embeddings.tok_embeddings.weight": "embed",
+            },
+            "ModernBERT",
+        ),
+        (
+            {
+                "text_model.encoder.layers.3.mlp.fc2.weight": "3.text.mlp.down",
+                "vision_model.encoder.layers.3.self_attn.out_proj.weight": "3.vision.attn.o",
+            },
+            "two towers",
+        ),
+        (
+            {
+                "model.layers.1.feed_forward.experts.0.down_proj.weight": "1.expert.mlp.down",
+                "model.layers.1.feed_forward.shared_expert.up_proj.weight": "1.shared.mlp.up",
+                "model.layers.1.feed_forward.router.weight": "1.router",
+                "model.layers.1.block_sparse_moe.experts.0.input_linear.weight": (
+                    "1.expert.mlp.gate_up"
+                ),
+                "model.layers.1.self_attn.kv_b_proj.weight": "1.attn.kv_b",
+            },
+            "experts, the one that all tokens see, and the router",
+        ),
+        (
+            {
+                "blk.1.ffn_down_shexp.weight": "1.shared.mlp.down",
+                "blk.1.ffn_gate_inp.weight": "1.router",
+            },
+            "the same in llama.cpp",
+        ),
+    ],
+    ids=lambda value: value.replace(" ", "-") if isinstance(value, str) else "",
+)
+def test_roles_of_parts_that_derivatives_change(names: dict[str, str], expected: str) -> None:
+    places = assign_roles([(name, (8, 8)) for name in names])
+    assert {name: str(place.key) for name, place in places.items()} == names

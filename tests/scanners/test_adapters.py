@@ -7,11 +7,13 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from safetensors.torch import save, save_file
 from small_models import (
@@ -28,7 +30,11 @@ from torch_files import saved
 from weight_files import MemoryBytes, span
 
 from modelkin.lineage.errors import MalformedFile
-from modelkin.scanners.formats.adapters import adapter_weights
+from modelkin.lineage.infer.adapters import change_to
+from modelkin.lineage.infer.specimen import Block, Specimen
+from modelkin.lineage.records import RoleKey
+from modelkin.scanners.formats.adapter_names import adapter_tensor
+from modelkin.scanners.formats.adapters import LoraWeight, adapter_weights
 from modelkin.scanners.formats.base import WeightFile
 from modelkin.scanners.formats.safetensors_file import read_header
 from modelkin.scanners.sources.folder import FolderSource
@@ -118,11 +124,89 @@ def test_a_transposed_base_gets_a_transposed_change() -> None:
     assert np.allclose(found, PRODUCT.T.reshape(-1)[24:72], rtol=1e-5, atol=1e-8)
 
 
-def test_magnitudes_need_the_base() -> None:
-    file, _ = opened(PEFT, {"use_dora": True})
-    assert file.weights == {}
+def test_lengths_of_rows_stand_beside_the_change() -> None:
+    held = {**PEFT, f"base_model.model.{NAME}.lora_magnitude_vector": torch.ones(24)}
+    file, data = opened(held, {"use_dora": True, "lora_alpha": 8})
     assert file.packing is not None
     assert file.packing.type == f"dora r{RANK}"
+    weight = file.weights[f"{NAME}.weight"]
+    assert isinstance(weight, LoraWeight)
+    first, rows, values = weight.magnitude_of(40, 20) or (0, 0, weight)
+    assert (first, rows) == (2, 2)
+    assert np.array_equal(np.frombuffer(span(values, data, first, rows).data, "<f4"), [1, 1])
+    broken = {**held, f"base_model.model.{NAME}.lora_magnitude_vector": torch.ones(23)}
+    with pytest.raises(MalformedFile, match="23 magnitudes"):
+        opened(broken, {})
+
+
+def test_without_their_lengths_changes_of_this_kind_are_not_known() -> None:
+    file, _ = opened(PEFT, {"use_dora": True})
+    assert file.weights == {}
+    assert file.skipped == {"dora": 1}
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("hada_w1_a", "loha"), ("lokr_w1", "lokr"), ("ia3_l", "ia3"), ("oft_R.weight", "oft")],
+)
+def test_other_kinds_are_named(name: str, kind: str) -> None:
+    file, _ = opened({f"base_model.model.{NAME}.{name}": torch.zeros(4, 4)}, {})
+    assert file.packing is not None
+    assert file.packing.type == kind
+    assert file.skipped == {kind: 1}
+
+
+DOWN_BLOCK = "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
+TEXT = "text_model.encoder.layers.3.self_attn.q_proj"
+
+
+@pytest.mark.parametrize(
+    ("stored", "part", "module"),
+    [
+        ("lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn1_to_q", "", DOWN_BLOCK),
+        ("lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q", "", DOWN_BLOCK),
+        (
+            "lora_unet_middle_block_1_transformer_blocks_9_attn1_to_out_0",
+            "",
+            "mid_block.attentions.0.transformer_blocks.9.attn1.to_out.0",
+        ),
+        (
+            "lora_unet_output_blocks_5_1_transformer_blocks_0_ff_net_0_proj",
+            "",
+            "up_blocks.1.attentions.2.transformer_blocks.0.ff.net.0.proj",
+        ),
+        ("lora_unet_double_blocks_12_img_attn_qkv", "", "double_blocks.12.img_attn.qkv"),
+        ("lora_te_text_model_encoder_layers_3_self_attn_q_proj", "text_encoder", TEXT),
+        ("lora_te2_text_model_encoder_layers_3_self_attn_q_proj", "text_encoder_2", TEXT),
+        (f"unet.{DOWN_BLOCK}", "", DOWN_BLOCK),
+        (f"text_encoder.{TEXT}", "text_encoder", TEXT),
+        (
+            "transformer.single_transformer_blocks.3.attn.to_q",
+            "",
+            "single_transformer_blocks.3.attn.to_q",
+        ),
+        ("base_model.model.transformer.h.0.attn.c_attn", "", "transformer.h.0.attn.c_attn"),
+        ("transformer.h.0.attn.c_attn", "", "transformer.h.0.attn.c_attn"),
+    ],
+)
+def test_names_are_those_of_the_base(stored: str, part: str, module: str) -> None:
+    for end, layout in (("lora_down", "kohya"), ("lora.down", "diffusers-lora")):
+        found = adapter_tensor(f"{stored}.{end}.weight")
+        assert found == (part, module, "in", layout)
+
+
+def test_an_attention_processor_is_no_part_of_the_name() -> None:
+    stem = "down_blocks.0.attentions.0.transformer_blocks.0.attn2"
+    found = adapter_tensor(f"unet.{stem}.processor.to_out_lora.up.weight")
+    assert found == ("", f"{stem}.to_out.0", "out", "diffusers-lora")
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.text(max_size=80))
+def test_any_name_is_a_tensor_of_an_adapter_or_is_not(name: str) -> None:
+    for text in (name, f"lora_unet_{name}.lora_up.weight", f"unet.{name}.lora_A.weight"):
+        found = adapter_tensor(text)
+        assert found is None or found.side in ("in", "out", "magnitude", "alpha")
 
 
 def test_matrices_that_do_not_fit_are_malformed() -> None:
@@ -131,23 +215,66 @@ def test_matrices_that_do_not_fit_are_malformed() -> None:
         opened(broken, {})
 
 
-def test_peft_computes_the_same_change() -> None:
+@pytest.mark.parametrize(
+    "kind",
+    [
+        {"use_rslora": True},
+        {"use_dora": True},
+        {"rank_pattern": {"0": 2}, "alpha_pattern": {"0": 16}},
+    ],
+    ids=lambda held: "+".join(held),
+)
+def test_peft_merges_the_same_change(kind: dict[str, Any]) -> None:
     peft = pytest.importorskip("peft", reason="peft is not installed: not compared with it")
     model = torch.nn.Sequential(torch.nn.Linear(16, 24, bias=False))
-    config = peft.LoraConfig(r=RANK, lora_alpha=8, target_modules=["0"], use_rslora=True)
-    wrapped = peft.get_peft_model(model, config)
+    before = model[0].weight.detach().numpy().copy()
+    wrapped = peft.get_peft_model(
+        model, peft.LoraConfig(r=RANK, lora_alpha=8, target_modules=["0"], **kind)
+    )
     layer = wrapped.base_model.model[0]
-    layer.lora_B["default"].weight.data.copy_(UP)
-    expected = layer.get_delta_weight("default").detach().numpy()
+    torch.nn.init.normal_(layer.lora_B["default"].weight, std=0.2)
+    if kind.get("use_dora"):
+        torch.nn.init.uniform_(layer.lora_magnitude_vector["default"].weight, 0.5, 1.5)
     state = peft.get_peft_model_state_dict(wrapped)
-    file, data = opened(state, {"lora_alpha": 8, "use_rslora": True})
+    file, data = opened(state, {"lora_alpha": 8, **kind})
     (weight,) = file.weights.values()
-    found = np.frombuffer(span(weight, data, 0, 384).data, "<f4").reshape(24, 16)
-    assert np.allclose(found, expected, rtol=1e-5, atol=1e-7)
+    after = wrapped.merge_and_unload()[0].weight.detach().numpy()
+    base = whole_block("attn.v", before)
+    blocks = {
+        base.name: whole_block("attn.v", np.frombuffer(span(weight, data, 0, 384).data, "<f4"))
+    }
+    assert isinstance(weight, LoraWeight)
+    if held := weight.magnitude_of(0, 384):
+        lengths = np.frombuffer(span(held[2], data, *held[:2]).data, "<f4")
+        beside = whole_block("attn.v.magnitude", lengths)
+        blocks[beside.name] = beside
+    adapter = Specimen(node="a", created=None, blocks={n: b.block for n, b in blocks.items()})
+    rows, change = change_to(adapter, base.block, base.name)
+    assert np.allclose(before.reshape(-1)[rows] + change, after.reshape(-1)[rows], atol=1e-5)
+
+
+class Named(NamedTuple):
+    name: str
+    block: Block
+
+
+def whole_block(role: str, values: NDArray[np.float32]) -> Named:
+    """A tensor sampled whole; 24 x 16 unless it is a vector."""
+    key = RoleKey(role=role, layer=0)
+    shape = (24, 16) if values.size == 384 else values.shape
+    flat = values.reshape(-1)
+    block = Block(key=key, shape=shape, transposed=False, start=0, dtype="F32", values=flat)
+    return Named(str(key), block)
 
 
 def write_adapter(
-    folder: Path, base: Weights, *, claims: str, seed: int, old: bool = False
+    folder: Path,
+    base: Weights,
+    *,
+    claims: str,
+    seed: int,
+    old: bool = False,
+    dora: bool = False,
 ) -> dict[str, NDArray[np.float32]]:
     """An adapter of the value and output projections; gives the changes it makes."""
     folder.mkdir(parents=True)
@@ -157,11 +284,18 @@ def write_adapter(
         stem = "base_model.model." + name.removesuffix(".weight")
         tensors |= {f"{stem}.lora_A.weight": down, f"{stem}.lora_B.weight": up}
         changes[name] = (2.0 * up.double() @ down.double()).numpy().astype(np.float32)
+        if dora:
+            summed = base[name] + changes[name]
+            norms = np.linalg.norm(summed, axis=1)
+            lengths = norms * np.linspace(0.9, 1.2, norms.size, dtype=np.float32)
+            tensors[f"{stem}.lora_magnitude_vector"] = torch.from_numpy(lengths)
+            changes[name] = summed * (lengths / norms)[:, None] - base[name]
     if old:
         (folder / "adapter_model.bin").write_bytes(saved(tensors))
     else:
         save_file(tensors, folder / "adapter_model.safetensors")
-    config = {"peft_type": "LORA", "r": RANK, "lora_alpha": 8, "base_model_name_or_path": claims}
+    config: dict[str, Any] = {"use_dora": True} if dora else {}
+    config |= {"peft_type": "LORA", "r": RANK, "lora_alpha": 8, "base_model_name_or_path": claims}
     (folder / "adapter_config.json").write_text(json.dumps(config))
     return changes
 
@@ -176,6 +310,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     changes = write_adapter(root / "ann/lora", base, claims="lab/base", seed=10)
     merged = {name: value + changes.get(name, np.float32(0)) for name, value in base.items()}
     write_model(root, "cat/merged", merged)
+    changes = write_adapter(root / "eve/dora", base, claims="lab/base", seed=30, dora=True)
+    merged = {name: value + changes.get(name, np.float32(0)) for name, value in base.items()}
+    write_model(root, "fay/merged", merged)
     write_adapter(root / "dan/misfit", base, claims="lab/other", seed=50, old=True)
     scan_once(store, FolderSource(root))
     infer_once(store)
@@ -200,6 +337,14 @@ def test_its_base_is_inferred_through_the_merged_child(store: Path) -> None:
         "WHERE child = 'cat/merged'"
     )
     assert rows_of(store, query) == [("lab/base", "finetune", "lora", "ann/lora")]
+
+
+def test_one_with_lengths_is_found_in_its_merged_child(store: Path) -> None:
+    query = (
+        "SELECT parent, relation, detail->>'merged_into', detail->>'type' FROM edges "
+        "WHERE child = 'eve/dora' AND inferred"
+    )
+    assert rows_of(store, query) == [("lab/base", "adapter", "fay/merged", f"dora r{RANK}")]
 
 
 def test_an_adapter_of_another_shape_is_misdeclared(store: Path) -> None:

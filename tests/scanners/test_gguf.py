@@ -12,6 +12,7 @@ import pytest
 from gguf_files import gguf_name, pair, permuted, raw_gguf, tensor, text, write_gguf
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from k_quants import K_QUANTS, quantize_k
 from small_models import tiny_weights
 from weight_files import BUDGET, MemoryBytes, span
 
@@ -64,6 +65,17 @@ def test_the_step_bounds_what_rounding_moved(kind: str) -> None:
     assert np.mean(off <= 0.51 * steps + 1e-4) > 0.93
     ratio = float(np.mean(12 * (off / steps) ** 2))
     assert 0.7 < ratio < 3
+
+
+@pytest.mark.parametrize("kind", K_QUANTS)
+def test_k_quants_are_rounding_on_their_grid(kind: str) -> None:
+    weights = np.random.default_rng(2).standard_t(5, (8, 512)).astype(np.float32) * 0.05
+    packed = quantize_k(weights, kind)
+    of = gguf.GGMLQuantizationType[kind]
+    values, steps = decode_blocks(BLOCK_TYPES[int(of)], packed.tobytes())
+    assert np.array_equal(values, gguf.quants.dequantize(packed, of).reshape(-1))
+    off = values - weights.reshape(-1)
+    assert 0.85 < float(np.mean(12 * (off / np.maximum(steps, steps.max() * 1e-3)) ** 2)) < 1.15
 
 
 @pytest.mark.parametrize("kind", ["F32", "F16", "BF16", "Q8_0", "Q4_1"])
