@@ -87,9 +87,7 @@ def dump_command(
 @click.option("--replace", is_flag=True, help="Over a registry that is there; it is kept beside.")
 @options.signed_by
 @options.store
-def restore_command(
-    snapshot: str, *, replace: bool, signed_by: Path | None, store: Path
-) -> None:
+def restore_command(snapshot: str, *, replace: bool, signed_by: Path | None, store: Path) -> None:
     """Make the registry of the store from SNAPSHOT: a folder, a name in the store, or `current`.
 
     Every file is held against the manifest first.

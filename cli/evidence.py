@@ -8,7 +8,7 @@ from typing import Any
 
 from ..lineage.errors import MalformedFile, NotComparable, RegistryError
 from ..lineage.records import Clue
-from ..store.facts import Candidate, Claim, EdgeEvidence, Why
+from ..store.facts import ASSERTED, DENIED, Candidate, Claim, Decision, EdgeEvidence, Why
 from ..store.reader import RegistryReader
 from .output import emit
 from .trees import one_line, relation_words, show_words
@@ -48,8 +48,10 @@ class EvidenceReport:
     @property
     def silence(self) -> str | None:
         """What to say when no parent is believed; None when one is."""
-        if any(edge.inferred for edge in self.why.edges):
+        if self.why.asserted or any(_is_believed(edge) for edge in self.why.edges):
             return None
+        if any(edge.inferred for edge in self.why.edges):
+            return f"reviewed decisions deny what the weights say of {self.why.child}"
         if self.asked is not None:
             return f"the weights do not name {self.asked} as a parent of {self.why.child}"
         return f"the weights name no parent of {self.why.child}"
@@ -63,6 +65,7 @@ class EvidenceReport:
                 {**asdict(one.claim), "verdict": one.verdict, "because": one.note or None}
                 for one in self.claims
             ],
+            "decisions": [asdict(one) for one in self.why.decisions],
             "candidates": [asdict(candidate) for candidate in self.why.candidates],
             "measured": [{"model": name, **summary_of(one)} for name, one in self.measured.items()],
         }
@@ -133,6 +136,10 @@ def show_evidence(report: EvidenceReport) -> None:
         show_words(("Claims of the card", "bold"))
         columns = ("as written", "names", "where", "verdict")
         _table([_claim_cells(judged) for judged in report.claims], columns)
+    if report.why.decisions:
+        show_words(("Reviewed decisions", "bold"))
+        columns = ("parent", "verdict", "relation", "reason", "by", "date")
+        _table([_decision_cells(one) for one in report.why.decisions], columns)
     if report.why.candidates:
         show_words(("Runners-up", "bold"))
         columns = ("rank", "parent", "distance", "rejected because")
@@ -148,7 +155,8 @@ class _Judge:
 
     def __init__(self, why: Why, *, above: Collection[str], read: Collection[str]) -> None:
         self._child = why.child
-        self._believed = {edge.parent: edge for edge in why.edges if edge.inferred}
+        self._believed = {edge.parent: edge for edge in why.edges if _is_believed(edge)}
+        self._decided = {one.parent: one.verdict for one in why.decisions}
         self._lost = {one.parent: one.rejected_because for one in why.candidates}
         self._above = above
         self._read = read
@@ -161,6 +169,10 @@ class _Judge:
         parent = claim.parent
         if parent is None:
             return UNRESOLVED, "it names no model"
+        if parent in self._decided:
+            verdict = self._decided[parent]
+            agrees = AGREES if verdict == ASSERTED else DISAGREES
+            return agrees, f"{verdict} by a reviewed decision"
         if parent in self._believed:
             found = self._believed[parent].relation
             same = claim.relation is None or claim.relation == found
@@ -204,7 +216,17 @@ def show_edge(edge: EdgeEvidence) -> None:
         show_words(("", ""))
 
 
+def _is_believed(edge: EdgeEvidence) -> bool:
+    return edge.inferred and edge.correction != DENIED
+
+
 def _standing(edge: EdgeEvidence) -> str:
+    if edge.correction is not None:
+        return f"{_found(edge)}; {edge.correction} by a reviewed decision"
+    return _found(edge)
+
+
+def _found(edge: EdgeEvidence) -> str:
     if edge.inferred and edge.declared:
         return "inferred and declared"
     return "inferred, not declared" if edge.inferred else "declared only, not borne out"
@@ -230,6 +252,17 @@ def _claim_cells(judged: JudgedClaim) -> dict[str, Any]:
         "names": claim.parent,
         "where": claim.via,
         "verdict": judged.words,
+    }
+
+
+def _decision_cells(one: Decision) -> dict[str, Any]:
+    return {
+        "parent": one_line(one.parent),
+        "verdict": one.verdict,
+        "relation": one.relation,
+        "reason": one_line(one.reason, limit=120),
+        "by": None if one.decided_by is None else one_line(one.decided_by),
+        "date": None if one.decided_at is None else f"{one.decided_at:%Y-%m-%d}",
     }
 
 

@@ -13,6 +13,7 @@ from .facts import (
     Candidate,
     Change,
     Claim,
+    Decision,
     EdgeEvidence,
     FindingRow,
     Kin,
@@ -70,6 +71,15 @@ SELECT p.name AS parent, k.rank, k.score, k.rejected_because
 FROM internal.candidates k JOIN internal.models p ON p.id = k.parent
 WHERE k.child = $child AND ($parent IS NULL OR k.parent = $parent)
 ORDER BY k.rank, p.name
+"""
+
+# A file may decide on a parent that the store does not hold; it is shown by the name given.
+_DECISIONS = """
+SELECT coalesce(p.name, c.parent) AS parent, c.verdict, c.relation, c.reason, c.decided_by,
+    c.decided_at
+FROM internal.corrections c LEFT JOIN internal.models p ON p.id = c.parent_id
+WHERE c.child_id = $child AND ($parent IS NULL OR c.parent_id = $parent)
+ORDER BY c.verdict, parent
 """
 
 _CLAIMS = """
@@ -189,17 +199,24 @@ def why(database: Database, child: str, *, parent: str | None) -> Why:
     clues = clues_of(database, [edge["evidence_id"] for edge in edges if edge["evidence_id"]])
     candidates = database.records(_CANDIDATES, pair)
     claims = database.records(_CLAIMS, pair)
+    decisions = [
+        Decision(**{**one, "decided_at": aware(one["decided_at"])})
+        for one in database.records(_DECISIONS, pair)
+    ]
+    verdicts = {one.parent: one.verdict for one in decisions}
     return Why(
         child=name_of(database, known),
         edges=tuple(
             EdgeEvidence(
                 **{**edge, "detail": mapping(edge["detail"])},
                 clues=clues.get(edge["evidence_id"], ()),
+                correction=verdicts.get(edge["parent"]),
             )
             for edge in edges
         ),
         candidates=tuple(Candidate(**candidate) for candidate in candidates),
         claims=tuple(Claim(**claim) for claim in claims),
+        decisions=tuple(decisions),
     )
 
 

@@ -1,7 +1,7 @@
 """Signatures on snapshots and exports by a key of one's own: OpenSSF Model Signing, extra `sign`.
 
-A signature is a Sigstore bundle over the sha256 of every file, so `model_signing verify key` of that
-project checks it as well. The package is imported where it is used: it takes seconds.
+A signature is a Sigstore bundle over the sha256 of every file, so `model_signing verify key` of
+that project checks it as well. The package is imported where it is used: it takes seconds.
 """
 
 from __future__ import annotations

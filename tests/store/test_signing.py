@@ -17,8 +17,8 @@ from modelkin.lineage.errors import MalformedFile, RegistryError
 from modelkin.store.signing import check_signature, sign, signature_of
 
 pytest.importorskip("model_signing", reason="SIGNATURES NOT TESTED: pip install 'modelkin[sign]'")
-from cryptography.hazmat.primitives import serialization  # noqa: E402
-from cryptography.hazmat.primitives.asymmetric import ec  # noqa: E402
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 
 class Keys(NamedTuple):
@@ -50,7 +50,9 @@ def keys(tmp_path: Path) -> Keys:
 
 
 @pytest.fixture
-def run(small_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+def run(
+    small_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Result]:
     shutil.copytree(small_store, tmp_path / "store")
     monkeypatch.setenv("MODELKIN_STORE", str(tmp_path / "store"))
     return lambda *words: CliRunner().invoke(cli, [str(word) for word in words])
