@@ -19,7 +19,7 @@ from pathlib import Path
 from ...lineage.errors import NotInRegistry, RegistryBusy
 from ...store import Registry
 from ...store.database import FILE_NAME
-from ...store.explorer_queries import PublicReader
+from ...store.explorer import PublicReader
 from ...store.public_copy import write_public_copy
 from ...store.snapshots import CURRENT, SNAPSHOTS, snapshot_names
 
