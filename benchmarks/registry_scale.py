@@ -1,6 +1,6 @@
 """The registry at the size of the Hub: what each question costs, beside other ways to ask it.
 
-    python benchmarks/registry_scale.py OUT [--models 3500000] [--keep] [--runs 9]
+    python benchmarks/registry_scale.py OUT [--models 3500000] [--runs 9] [--keep] [--step make]
 
 Writes a store of synthetic models (ids, names, edges, scores, evidence, findings; no weights) to
 OUT, then times look-ups in a warm connection, whole processes, the closure, a night's changes, a
@@ -36,6 +36,7 @@ from modelkin.store.staging import registered
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
 BIGGEST = 0.046  # of all models descend from the largest release
 CHANGES = 10_000
+STEPS = ("make", "ask", "peers", "processes", "change", "snapshot")
 
 RECURSIVE = """
 WITH RECURSIVE reached AS (
@@ -137,19 +138,28 @@ def main() -> None:
     parser.add_argument("--models", type=int, default=3_500_000)
     parser.add_argument("--runs", type=int, default=9)
     parser.add_argument("--keep", action="store_true", help="leave OUT as it is afterwards")
-    parser.add_argument("--no-peers", action="store_true", help="without networkx and rustworkx")
+    parser.add_argument(
+        "--step", action="append", choices=STEPS, help="one part of it; all but `make` need OUT"
+    )
     options = parser.parse_args()
     store = options.out / "store"
+    steps = options.step or STEPS
+    edges = make_edges(options.models, seed=20261124)
     try:
-        edges = make_edges(options.models, seed=20261124)
-        make_store(store, edges, models=options.models)
+        if "make" in steps:
+            make_store(store, edges, models=options.models)
         with Registry.open(store, read_only=True) as registry:
-            roots = ask(registry, edges, runs=options.runs)
-            if not options.no_peers:
+            roots = choose_roots(registry)
+            if "ask" in steps:
+                ask(registry, roots, runs=options.runs)
+            if "peers" in steps:
                 ask_peers(registry, edges, roots, runs=options.runs)
-        processes(store, roots["small"][1], runs=options.runs)
-        change(store, models=options.models)
-        snapshot(store)
+        if "processes" in steps:
+            processes(store, roots["small"][1], runs=options.runs)
+        if "change" in steps:
+            change(store, models=options.models)
+        if "snapshot" in steps:
+            snapshot(store)
     finally:
         if not options.keep:
             shutil.rmtree(options.out, ignore_errors=True)
@@ -225,21 +235,20 @@ def make_store(
         )
 
 
-def ask(
-    registry: Registry, edges: tuple[NDArray[np.int64], NDArray[np.int64]], *, runs: int
-) -> dict[str, tuple[int, str]]:
-    """Time look-ups in a warm connection, the closure against the recursive query."""
+def choose_roots(registry: Registry) -> dict[str, tuple[int, str]]:
+    """The id and name of the largest release, of a medium and of a small one."""
     ranked = registry.sql(
-        "SELECT k.ancestor, m.name, count(*) AS n FROM internal.closure k JOIN internal.models m "
-        "ON m.id = k.ancestor GROUP BY ALL ORDER BY n DESC"
+        "SELECT k.ancestor, m.name, k.n FROM (SELECT ancestor, count(*) AS n FROM internal.closure "
+        "GROUP BY ancestor) k JOIN internal.models m ON m.id = k.ancestor ORDER BY k.n DESC"
     ).fetchall()
-    of_size = {"large": 0, "medium": 5_000, "small": 50}
-    roots = {
-        size: min(ranked, key=lambda row, n=wanted: abs(row[2] - n))[:2]
-        if wanted
-        else ranked[0][:2]
-        for size, wanted in of_size.items()
-    }
+    medium, small = (
+        min(ranked, key=lambda row, n=wanted: abs(row[2] - n)) for wanted in (5_000, 50)
+    )
+    return {"large": ranked[0][:2], "medium": medium[:2], "small": small[:2]}
+
+
+def ask(registry: Registry, roots: dict[str, tuple[int, str]], *, runs: int) -> None:
+    """Time look-ups in a warm connection, the closure against the recursive query."""
     cursor = registry._database.cursor()
     print("\n| warm connection, ms: median (min) | large | medium | small |\n|---|---|---|---|")
     sizes = [f"{len(registry.descendant_ids(name)):,}" for _, name in roots.values()]
@@ -269,7 +278,6 @@ def ask(
         known = set(registry.descendant_ids(name).tolist())
         found = cursor.execute(RECURSIVE, [root, root]).fetchnumpy()["id"]
         assert known == set(found.tolist())
-    return roots
 
 
 def ask_peers(

@@ -8,7 +8,16 @@ from typing import Any
 
 from ..lineage.errors import MalformedFile, NotComparable, RegistryError
 from ..lineage.records import Clue
-from ..store.facts import Candidate, Claim, EdgeEvidence, Why
+from ..store.facts import (
+    ASSERTED,
+    DENIED,
+    Candidate,
+    Claim,
+    Decision,
+    EdgeEvidence,
+    SketchRow,
+    Why,
+)
 from ..store.reader import RegistryReader
 from .output import emit
 from .trees import one_line, relation_words, show_words
@@ -31,6 +40,10 @@ class JudgedClaim:
         """The verdict with its reason."""
         return f"{self.verdict}: {self.note}" if self.note else self.verdict
 
+    def as_mapping(self) -> dict[str, Any]:
+        """The JSON shape: the claim, `verdict`, `because`."""
+        return {**asdict(self.claim), "verdict": self.verdict, "because": self.note or None}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvidenceReport:
@@ -48,8 +61,10 @@ class EvidenceReport:
     @property
     def silence(self) -> str | None:
         """What to say when no parent is believed; None when one is."""
-        if any(edge.inferred for edge in self.why.edges):
+        if self.why.asserted or any(_is_believed(edge) for edge in self.why.edges):
             return None
+        if any(edge.inferred for edge in self.why.edges):
+            return f"reviewed decisions deny what the weights say of {self.why.child}"
         if self.asked is not None:
             return f"the weights do not name {self.asked} as a parent of {self.why.child}"
         return f"the weights name no parent of {self.why.child}"
@@ -59,10 +74,8 @@ class EvidenceReport:
         return {
             "child": self.why.child,
             "edges": [edge_mapping(edge) for edge in self.why.edges],
-            "claims": [
-                {**asdict(one.claim), "verdict": one.verdict, "because": one.note or None}
-                for one in self.claims
-            ],
+            "claims": [one.as_mapping() for one in self.claims],
+            "decisions": [asdict(one) for one in self.why.decisions],
             "candidates": [asdict(candidate) for candidate in self.why.candidates],
             "measured": [{"model": name, **summary_of(one)} for name, one in self.measured.items()],
         }
@@ -87,31 +100,55 @@ def explain(registry: RegistryReader, child: str, *, parent: str | None = None) 
     whole = registry.why(child)
     asked = None if parent is None else registry.resolve_name(parent)
     shown = whole if asked is None else registry.why(child, asked)
-    named = {claim.parent for claim in shown.claims if claim.parent is not None}
-    read = {row.model for row in registry.sketched(names=[whole.child, *named])}
-    kin = registry.ancestors(child) if named else []
-    judge = _Judge(whole, above={k.model for k in kin if k.confidence > 0}, read=read)
+    compared = [edge.parent for edge in shown.edges if edge.inferred]
+    compared += [one.parent for one in shown.candidates]
+    claimed = [claim.parent for claim in shown.claims if claim.parent is not None]
+    names = [whole.child, *compared, *claimed]
+    rows = {row.model: row for row in registry.sketched(names=names)}
     return EvidenceReport(
         why=shown,
-        claims=tuple(judge.judge(claim) for claim in shown.claims),
+        claims=_judged(registry, shown.claims, whole=whole, read=rows),
         asked=asked,
-        measured=_measured(registry, shown),
+        measured=_measured(registry, rows, child=whole.child, others=compared),
     )
 
 
-def _measured(registry: RegistryReader, why: Why) -> dict[str, WeightComparison]:
+def judge_claims(registry: RegistryReader, child: str) -> tuple[JudgedClaim, ...]:
+    """What the card of a model claims, held against what its weights say.
+
+    Raises
+    ------
+    NotInRegistry : the store does not hold it.
+    """
+    whole = registry.why(child)
+    if not whole.claims:
+        return ()
+    claimed = [claim.parent for claim in whole.claims if claim.parent is not None]
+    read = {row.model for row in registry.sketched(names=[whole.child, *claimed])}
+    return _judged(registry, whole.claims, whole=whole, read=read)
+
+
+def _judged(
+    registry: RegistryReader, claims: Sequence[Claim], *, whole: Why, read: Collection[str]
+) -> tuple[JudgedClaim, ...]:
+    resolved = any(claim.parent is not None for claim in claims)
+    kin = registry.ancestors(whole.child) if resolved else []
+    judge = _Judge(whole, above={k.model for k in kin if k.confidence > 0}, read=read)
+    return tuple(judge.judge(claim) for claim in claims)
+
+
+def _measured(
+    registry: RegistryReader, rows: Mapping[str, SketchRow], *, child: str, others: Sequence[str]
+) -> dict[str, WeightComparison]:
     """The child's sketch on that of each parent and runner-up, as far as they can be compared."""
-    named = [edge.parent for edge in why.edges if edge.inferred]
-    named += [one.parent for one in why.candidates]
-    rows = {row.model: row for row in registry.sketched(names=[why.child, *named])}
-    child = rows.get(why.child)
+    own = rows.get(child)
     found: dict[str, WeightComparison] = {}
-    for name in dict.fromkeys(named):
+    for name in dict.fromkeys(others):
         other = rows.get(name)
-        if child is None or other is None or other.shape_key != child.shape_key:
+        if own is None or other is None or other.shape_key != own.shape_key:
             continue
         try:
-            found[name] = compare_sketches(registry.sketches, child, other)
+            found[name] = compare_sketches(registry.sketches, own, other)
         except (NotComparable, RegistryError, MalformedFile):
             continue
     return found
@@ -133,6 +170,10 @@ def show_evidence(report: EvidenceReport) -> None:
         show_words(("Claims of the card", "bold"))
         columns = ("as written", "names", "where", "verdict")
         _table([_claim_cells(judged) for judged in report.claims], columns)
+    if report.why.decisions:
+        show_words(("Reviewed decisions", "bold"))
+        decided = [_decision_cells(one) for one in report.why.decisions]
+        _table(decided, ("parent", "verdict", "relation", "reason", "by", "date"))
     if report.why.candidates:
         show_words(("Runners-up", "bold"))
         columns = ("rank", "parent", "distance", "rejected because")
@@ -148,7 +189,8 @@ class _Judge:
 
     def __init__(self, why: Why, *, above: Collection[str], read: Collection[str]) -> None:
         self._child = why.child
-        self._believed = {edge.parent: edge for edge in why.edges if edge.inferred}
+        self._believed = {edge.parent: edge for edge in why.edges if _is_believed(edge)}
+        self._decided = {one.parent: one.verdict for one in why.decisions}
         self._lost = {one.parent: one.rejected_because for one in why.candidates}
         self._above = above
         self._read = read
@@ -161,6 +203,10 @@ class _Judge:
         parent = claim.parent
         if parent is None:
             return UNRESOLVED, "it names no model"
+        if parent in self._decided:
+            verdict = self._decided[parent]
+            agrees = AGREES if verdict == ASSERTED else DISAGREES
+            return agrees, f"{verdict} by a reviewed decision"
         if parent in self._believed:
             found = self._believed[parent].relation
             same = claim.relation is None or claim.relation == found
@@ -204,7 +250,17 @@ def show_edge(edge: EdgeEvidence) -> None:
         show_words(("", ""))
 
 
+def _is_believed(edge: EdgeEvidence) -> bool:
+    return edge.inferred and edge.correction != DENIED
+
+
 def _standing(edge: EdgeEvidence) -> str:
+    if edge.correction is not None:
+        return f"{_found(edge)}; {edge.correction} by a reviewed decision"
+    return _found(edge)
+
+
+def _found(edge: EdgeEvidence) -> str:
     if edge.inferred and edge.declared:
         return "inferred and declared"
     return "inferred, not declared" if edge.inferred else "declared only, not borne out"
@@ -230,6 +286,17 @@ def _claim_cells(judged: JudgedClaim) -> dict[str, Any]:
         "names": claim.parent,
         "where": claim.via,
         "verdict": judged.words,
+    }
+
+
+def _decision_cells(one: Decision) -> dict[str, Any]:
+    return {
+        "parent": one_line(one.parent),
+        "verdict": one.verdict,
+        "relation": one.relation,
+        "reason": one_line(one.reason, limit=120),
+        "by": None if one.decided_by is None else one_line(one.decided_by),
+        "date": None if one.decided_at is None else f"{one.decided_at:%Y-%m-%d}",
     }
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from ..store import Registry
+from ..store.facts import DENIED
 from . import options
 from .evidence import explain, show_evidence
 from .losses import find_losses, show_losses
@@ -63,13 +64,14 @@ def why_command(
     """All evidence for and against the parents of CHILD, or against one PARENT.
 
     JSON is one object: `child`; `edges`, each with `relation`, `confidence`,
-    `direction_confidence` and its `clues`; `claims`, each with a `verdict`; and `candidates`,
-    each with `rejected_because`. CSV has one row a clue.
+    `direction_confidence` and its `clues`; `claims`, each with a `verdict`; `decisions`, what a
+    reviewed file says; and `candidates`, each with `rejected_because`. CSV has one row a clue.
     """
     with Registry.open(store, read_only=True) as registry:
         report = explain(registry, child, parent=parent)
     if quiet:
-        emit_ids([edge.parent for edge in report.why.edges])
+        parents = [edge.parent for edge in report.why.edges if edge.correction != DENIED]
+        emit_ids(list(dict.fromkeys([*parents, *report.why.asserted])))
     elif output_format == "table":
         show_evidence(report)
     else:

@@ -63,6 +63,29 @@ min_coverage = click.option(
     help="Exit 3 when a smaller share of the models could be read.",
 )
 
+_KEY = click.Path(path_type=Path, dir_okay=False, exists=True)
+signed_by = click.option(
+    "--signed-by",
+    type=_KEY,
+    metavar="PUBLIC_KEY",
+    help="Take only what was signed with the private half of this key (PEM).",
+)
+
+
+def signing(command: Command) -> Command:
+    """The options of every verb that can sign what it writes: --sign-key, --sign-password."""
+    command = click.option(
+        "--sign-password",
+        envvar="MODELKIN_SIGN_PASSWORD",
+        show_envvar=True,
+        help="Password of an encrypted key.",
+    )(command)
+    return click.option(
+        "--sign-key",
+        type=_KEY,
+        help="Sign it with this elliptic-curve private key (PEM); needs the extra sign.",
+    )(command)
+
 
 def data(command: Command) -> Command:
     """The options of every verb that writes rows: --store, --format, -q."""

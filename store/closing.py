@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from .closure import Closure, Ids
 
-# Above one affected model in so many, everything is computed anew, and sorted.
+# Above one affected model to so many edges, everything is computed anew, and sorted.
 REBUILD_SHARE = 8
 
 _BELIEVED = """
@@ -38,8 +38,7 @@ SELECT k.descendant FROM internal.closure k WHERE k.ancestor IN (SELECT child FR
 """
 
 _SHARE = """
-SELECT (SELECT count(*) FROM affected),
-    (SELECT count(DISTINCT child) FROM internal.closure_edges)
+SELECT (SELECT count(*) FROM affected), (SELECT count(*) FROM internal.closure_edges)
 """
 
 

@@ -73,7 +73,7 @@ def compute_closure(
         edges = edges.within(_upwards(edges, of, max_depth=max_depth))
     ordered, generation = _generations(edges)
     found = [_descend(ordered, generation, max_depth=max_depth)]
-    stuck = np.setdiff1d(edges.child, ordered.child)
+    stuck = _apart(edges.child, ordered.child)
     if len(stuck):
         around = edges.within(_upwards(edges, stuck, max_depth=max_depth))
         found.append(_of(_breadth_first(around, max_depth=max_depth), stuck))
@@ -106,6 +106,8 @@ class _Edges(NamedTuple):
 
 
 def _joined(parts: Sequence[Closure]) -> Closure:
+    if len(parts) == 1:
+        return parts[0]
     return Closure(
         np.concatenate([part.ancestor for part in parts]),
         np.concatenate([part.descendant for part in parts]),
@@ -122,12 +124,37 @@ def _upwards(edges: _Edges, nodes: Ids, *, max_depth: int) -> Ids:
     """The nodes and their ancestors of so many steps."""
     order = np.argsort(edges.child, kind="stable")
     children, parents = edges.child[order], edges.parent[order]
-    known = frontier = np.unique(nodes)
+    size = _size(nodes, edges.parent, edges.child)
+    known = _marked(nodes, size=size)
+    frontier = np.flatnonzero(known)
     for _ in range(max_depth):
         at, _ = _spans(children, frontier)
-        frontier = np.setdiff1d(parents[at], known)
-        known = np.union1d(known, frontier)
-    return known
+        frontier = np.flatnonzero(_marked(parents[at], size=size) & ~known)
+        if not len(frontier):
+            break
+        known[frontier] = True
+    return np.flatnonzero(known)
+
+
+def _size(*ids: Ids) -> int:
+    return 1 + int(max(some.max(initial=0) for some in ids))
+
+
+def _marked(ids: Ids, *, size: int) -> NDArray[np.bool_]:
+    """(size,) which numbers are among the ids.
+
+    Sets of nodes are such marks, because `np.unique` and `np.setdiff1d` hash: two million ids take
+    them seconds.
+    """
+    marks = np.zeros(size, dtype=np.bool_)
+    marks[ids] = True
+    return marks
+
+
+def _apart(some: Ids, others: Ids) -> Ids:
+    """The distinct ids that are not among the others, in order."""
+    size = _size(some, others)
+    return np.flatnonzero(_marked(some, size=size) & ~_marked(others, size=size))
 
 
 def _spans(keys: Ids, wanted: Ids) -> tuple[Ids, Ids]:
@@ -145,12 +172,12 @@ def _ranges(first: Ids, count: Ids) -> Ids:
 
 def _generations(edges: _Edges) -> tuple[_Edges, Ids]:
     """Edges whose child can be given a generation (its longest way from a root), and that."""
-    size = int(max(edges.parent.max(initial=0), edges.child.max(initial=0))) + 1
+    size = _size(edges.parent, edges.child)
     waiting = np.bincount(edges.child, minlength=size)
     order = np.argsort(edges.parent, kind="stable")
     parents, children = edges.parent[order], edges.child[order]
     generation = np.full(size, -1, dtype=np.int64)
-    frontier = np.setdiff1d(edges.parent, edges.child)
+    frontier = _apart(edges.parent, edges.child)
     depth = 0
     while len(frontier) and depth <= MAX_GENERATIONS:
         generation[frontier] = depth
@@ -166,7 +193,7 @@ def _generations(edges: _Edges) -> tuple[_Edges, Ids]:
 
 def _descend(edges: _Edges, generation: Ids, *, max_depth: int) -> Closure:
     """All pairs of a graph without cycles, one generation of children after another."""
-    size = int(max(edges.parent.max(initial=0), edges.child.max(initial=0))) + 1
+    size = _size(edges.parent, edges.child)
     first, count = np.zeros(size, dtype=np.int64), np.zeros(size, dtype=np.int64)
     pool = _empty(0)
     filled = 0

@@ -16,10 +16,11 @@ import duckdb
 
 from ..lineage.errors import LimitExceeded, MalformedFile
 from ..lineage.records import Relation
+from .facts import ASSERTED, DENIED
 from .staging import staged, utc
 
 MAX_BYTES = 4 * 1024 * 1024
-VERDICTS = ("asserted", "denied")
+VERDICTS = (ASSERTED, DENIED)
 
 _KEYS = {"child", "parent", "verdict", "relation", "reason", "by", "date"}
 _COLUMNS = {

@@ -9,6 +9,9 @@ from typing import Any
 
 from ..lineage.records import Clue, Coverage, DeclaredParent, Finding, ModelInfo
 
+ASSERTED, DENIED = "asserted", "denied"
+"""What a reviewed decision says of an edge."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RevisionFacts:
@@ -257,7 +260,10 @@ class TreeRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EdgeEvidence:
-    """An edge with the clues that carry it."""
+    """An edge with the clues that carry it.
+
+    `correction` is what a reviewed decision says of it, asserted or denied, None without one.
+    """
 
     child: str
     child_sha: str | None
@@ -277,6 +283,7 @@ class EdgeEvidence:
     code_version: str | None
     inputs_digest: str | None
     clues: tuple[Clue, ...]
+    correction: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -301,6 +308,18 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What a reviewed file says of a parent: asserted or denied, with the reason."""
+
+    parent: str
+    verdict: str
+    relation: str | None
+    reason: str
+    decided_by: str | None
+    decided_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Why:
     """Everything the store holds for and against the parents of one child."""
 
@@ -308,6 +327,12 @@ class Why:
     edges: tuple[EdgeEvidence, ...]
     candidates: tuple[Candidate, ...]
     claims: tuple[Claim, ...]
+    decisions: tuple[Decision, ...] = ()
+
+    @property
+    def asserted(self) -> tuple[str, ...]:
+        """Parents that a reviewed decision asserts."""
+        return tuple(one.parent for one in self.decisions if one.verdict == ASSERTED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,6 +15,7 @@ from ..lineage.errors import LimitExceeded, MalformedFile
 from .durable import write_whole
 
 FILE_NAME = "manifest.json"
+SIGNATURE = "snapshot.sig"
 FORMAT = 1
 MAX_BYTES = 16 * 1024 * 1024
 
@@ -126,9 +127,8 @@ def verify_snapshot(folder: Path) -> tuple[SnapshotFault, ...]:
     """
     manifest = read_manifest(folder)
     promised = {file.path: file for file in manifest.files()}
-    found = {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir()} - {
-        FILE_NAME
-    }
+    found = {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir()}
+    found -= {FILE_NAME, SIGNATURE}
     faults = [
         SnapshotFault(path=path, what="not in the manifest") for path in found - set(promised)
     ]

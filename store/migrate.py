@@ -104,11 +104,6 @@ def check_known(
     return present
 
 
-def schema_version(connection: duckdb.DuckDBPyConnection) -> int:
-    """Number of the newest migration in the file, 0 for an empty one."""
-    return max(_applied(connection), default=0)
-
-
 def _applied(connection: duckdb.DuckDBPyConnection, *, alias: str | None = None) -> set[int]:
     ledger = connection.execute(
         "SELECT count(*) FROM duckdb_tables() WHERE database_name = coalesce(?, "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 
 from ..lineage.errors import NotInRegistry
 from .database import Database
@@ -11,7 +12,7 @@ from .staging import text
 MAX_NAME = 512
 
 # What the macro does, for the common case at a tenth of its planning: one live model of that name.
-_BY_KEY = "SELECT model FROM internal.name_index WHERE name_key = md5_number_lower(?)"
+_BY_KEY = "SELECT model FROM internal.name_index WHERE name_key = ?"
 _BY_ID = "SELECT name, tombstone_reason IS NULL FROM internal.models WHERE id = ?"
 
 _SPELLING = "SELECT DISTINCT name FROM internal.models WHERE lower(name) = lower(?) LIMIT 2"
@@ -36,7 +37,7 @@ def find_id(database: Database, name: str) -> int:
     if len(name) > MAX_NAME:
         raise NotInRegistry(f"a name of {len(name):,} characters is no model", name=name[:MAX_NAME])
     wanted = text(name) or ""
-    keyed = database.rows(_BY_KEY, [wanted])
+    keyed = database.rows(_BY_KEY, [_name_key(wanted)])
     if len(keyed) == 1 and database.row(_BY_ID, keyed[0]) == (wanted, True):
         return int(keyed[0][0])
     found = database.row("SELECT internal.find_model(?)", [wanted])
@@ -46,6 +47,11 @@ def find_id(database: Database, name: str) -> int:
     if len(spelled) == 1:
         return find_id(database, spelled[0][0])
     raise NotInRegistry(_message(database, wanted), name=name)
+
+
+def _name_key(name: str) -> int:
+    """`md5_number_lower` of a name, without half a millisecond of planning a call of it."""
+    return int.from_bytes(hashlib.md5(name.encode(), usedforsecurity=False).digest()[8:], "little")
 
 
 def name_of(database: Database, model: int) -> str:

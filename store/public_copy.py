@@ -15,13 +15,16 @@ import duckdb
 
 from .database import translated
 from .migrate import check_known, known_migrations
-from .snapshots import attached, copy_tables, fresh_database
+from .snapshots import ORDERS, attached, copy_tables, fresh_database
 
 # What a scan was started with can name folders and hosts of the machine it ran on.
 _WITHHELD = (
     "UPDATE internal.scans SET cursor = NULL, parameters = '{}', "
     "source = split_part(source, ':', 1)"
 )
+
+# Evidence is found by its group; where groups lie together, that is one block and not all.
+_ORDERS = {**ORDERS, "evidence": "evidence_id"}
 
 # One row a model in reach of `internal.models`, in the order of ids.
 _NODES = """
@@ -87,7 +90,7 @@ def write_public_copy(source: Path, target: Path) -> str:
         with translated(source), attached(connection, source, alias="source", read_only=True):
             check_known(connection, known_migrations(), alias="source")
             own = connection.execute("SELECT current_database()").fetchall()[0][0]
-            copy_tables(connection, source="source", target=own)
+            copy_tables(connection, source="source", target=own, orders=_ORDERS)
         connection.execute(_WITHHELD)
         connection.execute("CREATE SCHEMA explorer")
         connection.execute(_LINKS)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import duckdb
 
 from ..lineage.records import ModelInfo, Outcome, Score
-from . import queries, safety
+from . import one_model, queries, safety
 from .database import Database, translated
 from .facts import (
     BelievedEdge,
@@ -121,7 +121,7 @@ class RegistryReader:
 
     def describe(self, model: str) -> dict[str, Any]:
         """The row of `v1.models` of a model."""
-        return queries.describe(self._database, model)
+        return one_model.describe(self._database, model)
 
     def descendants(
         self, model: str, *, max_depth: int | None = None, min_confidence: float = 0.0
@@ -161,7 +161,7 @@ class RegistryReader:
 
     def why(self, child: str, parent: str | None = None) -> Why:
         """All evidence for and against the parents of a child, or one of them."""
-        return queries.why(self._database, child, parent=parent)
+        return one_model.why(self._database, child, parent=parent)
 
     def findings(self, *, kind: str | None = None, ancestor: str | None = None) -> list[FindingRow]:
         """Findings of a kind; `ancestor` keeps those on a model, its descendants, or against it."""
@@ -169,7 +169,7 @@ class RegistryReader:
 
     def scores_of(self, model: str, *, probe: str | None = None) -> list[Score]:
         """Probe results of a model, newest first."""
-        return queries.scores_of(self._database, model, probe=probe)
+        return one_model.scores_of(self._database, model, probe=probe)
 
     def changes(self, after: int, until: int) -> list[Change]:
         """What the scans after one and up to another found different."""

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from .database import Database
 from .facts import TreeRow
 from .names import find_id
-from .queries import mapping
+from .one_model import mapping
 
 # `near` is the end of an edge towards the root of the tree, `far` the other. Each node hangs under
 # its surest neighbour one step nearer to the root, so that the rows form a tree even where the

@@ -8,9 +8,9 @@ from typing import Any
 
 from ...lineage.infer.likelihood import error_rates
 from ...lineage.safety.profile import SELECTIVE_REFUSAL
-from ...store.explorer_queries import KinFilter, Page, PublicReader
+from ...store.explorer import KinFilter, Page, PublicReader
 from ...store.spelt_out import as_sql
-from ..evidence import explain
+from ..evidence import explain, judge_claims
 from ..standing import COUNTS
 from .answers import Answer
 from .branches import Grower
@@ -109,7 +109,6 @@ def ask_models(reader: PublicReader, values: Values) -> Answer:
 def ask_model(reader: PublicReader, values: Values) -> Answer:
     """One model; its rows are the edges to its parents."""
     name = reader.resolve_name(values["model"])
-    why = explain(reader, name)
     about = {
         "model": reader.describe(name),
         "counts": reader.node(name),
@@ -117,7 +116,7 @@ def ask_model(reader: PublicReader, values: Values) -> Answer:
         "revisions": reader.revisions(name),
         "scores": [asdict(score) for score in reader.scores_of(name)],
         "findings": reader.findings_on(name),
-        "claims": why.as_mapping()["claims"],
+        "claims": [claim.as_mapping() for claim in judge_claims(reader, name)],
     }
     rows = reader.children(name, keep=KinFilter(), limit=1000, up=True).rows
     sql = as_sql("parents", name)
@@ -127,7 +126,14 @@ def ask_model(reader: PublicReader, values: Values) -> Answer:
 def ask_tree(reader: PublicReader, values: Values) -> Answer:
     """The opened part of a tree, as flat rows; the page takes the branches themselves."""
     keep = _filter(values)
-    grower = Grower(reader, keep=keep, opened=values["open"], more=values["more"], up=values["up"])
+    grower = Grower(
+        reader,
+        keep=keep,
+        opened=values["open"],
+        depth=values["depth"],
+        more=values["more"],
+        up=values["up"],
+    )
     name = reader.resolve_name(values["model"])
     root = grower.grow(name)
     asked = "ancestors" if values["up"] else "descendants"

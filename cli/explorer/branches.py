@@ -7,11 +7,12 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...store.explorer_queries import KinFilter, PublicReader
+from ...store.explorer import KinFilter, PublicReader
 
 PAGE = 25
 MORE = 100
 MOST = 2_000
+MOST_OPEN = 200
 DEEPEST = 64
 
 
@@ -51,6 +52,7 @@ class Grower:
     Parameters
     ----------
     opened : models whose children are shown, beside the root.
+    depth : generations that are open without being asked for, as far as 200 branches go.
     more : models with more than the first page of children; each time a name stands there it
         shows another hundred.
     up : ancestors instead of descendants.
@@ -62,15 +64,18 @@ class Grower:
         *,
         keep: KinFilter,
         opened: Collection[str],
+        depth: int,
         more: Collection[str],
         up: bool,
     ) -> None:
         self._reader = reader
         self._keep = keep
         self._opened = frozenset(opened)
+        self._depth = depth
         self._more = Counter(more)
         self._up = up
         self._room = MOST
+        self._unasked = MOST_OPEN
 
     def grow(self, model: str) -> Branch:
         """The tree of a model.
@@ -94,5 +99,13 @@ class Grower:
         for row in page.rows:
             child = Branch(row, depth=branch.depth + 1, under=name)
             branch.below.append(child)
-            if row["model"] in self._opened:
+            if self._is_wanted(child):
                 self._open(child, above=above | {name})
+
+    def _is_wanted(self, branch: Branch) -> bool:
+        if branch.row["model"] in self._opened:
+            return True
+        if branch.depth >= self._depth or not (self._up or branch.row["direct"]):
+            return False
+        self._unasked -= 1
+        return self._unasked >= 0

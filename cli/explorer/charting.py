@@ -9,7 +9,7 @@ from typing import Any
 
 from ...lineage.safety.profile import SELECTIVE_REFUSAL
 from ...lineage.statistics import normal_quantile
-from ...store.explorer_queries import PublicReader
+from ...store.explorer import PublicReader
 from ...store.spelt_out import as_sql
 from .answers import Answer
 from .values import Values

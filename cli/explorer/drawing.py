@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...store.explorer_queries import PublicReader
+from ...store.explorer import PublicReader
 from ..output import clean
 from .answers import JSON_TYPE, to_json
 from .cache import Body, pack

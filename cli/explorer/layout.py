@@ -8,7 +8,7 @@ from xml.sax.saxutils import escape
 import numpy as np
 from numpy.typing import NDArray
 
-from ...store.explorer_queries import MapNodes
+from ...store.explorer import MapNodes
 from ..output import clean
 
 LOST, HIDDEN = 16, 32

@@ -16,10 +16,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...lineage.errors import NotInRegistry, RegistryBusy
+from ...lineage.errors import NotInRegistry, RegistryBusy, RegistryError
 from ...store import Registry
 from ...store.database import FILE_NAME
-from ...store.explorer_queries import PublicReader
+from ...store.explorer import PublicReader
 from ...store.public_copy import write_public_copy
 from ...store.snapshots import CURRENT, SNAPSHOTS, snapshot_names
 
@@ -45,23 +45,33 @@ class Shelf:
 class Library:
     """Public copies of a store, made on demand in a folder of its own.
 
-    Threads may share it.
+    Threads may share it. While a newer state is copied, the older copy is served.
 
     Parameters
     ----------
     store : the store folder.
     room : a folder for copies, empty.
     clock : monotonic seconds; the store is looked at again after ten of them.
+    start : runs a job beside the caller; in a thread of its own without it.
     """
 
     def __init__(
-        self, store: Path, *, room: Path, clock: Callable[[], float] = time.monotonic
+        self,
+        store: Path,
+        *,
+        room: Path,
+        clock: Callable[[], float] = time.monotonic,
+        start: Callable[[Callable[[], None]], None] | None = None,
     ) -> None:
         self._store = store
         self._room = room
         self._clock = clock
+        self._start = self._in_thread if start is None else start
         self._lock = threading.RLock()
+        self._turns: dict[str | None, threading.Lock] = {}
         self._shelves: OrderedDict[str | None, Shelf] = OrderedDict()
+        self._renewal: threading.Thread | None = None
+        self._renewing = False
         self._looked = float("-inf")
         self._made = 0
 
@@ -91,13 +101,15 @@ class Library:
 
     def borrow(self, as_of: str | None = None) -> Shelf:
         """A copy to read from until it is given back; raises as `shelf` does."""
-        with self._lock:
-            shelf = self._shelves.get(as_of)
-            if shelf is None or (as_of is None and self._is_old(shelf)):
-                shelf = self._make(as_of, shelf)
-            self._shelves.move_to_end(as_of)
-            shelf.readers += 1
-            return shelf
+        if as_of is None and self._wants_renewal():
+            self._start(self._renew)
+        while (shelf := self._take(as_of)) is None:
+            source = self._find(as_of)
+            # The first who asks makes it; others wait for that, and nobody else does.
+            with self._turn(as_of):
+                if as_of not in self._shelves:
+                    self._put(as_of, self._copy(as_of, source))
+        return shelf
 
     def give_back(self, shelf: Shelf) -> None:
         """The end of a `borrow`: a copy that nobody reads and nobody will ask for is removed."""
@@ -106,45 +118,74 @@ class Library:
             self._sweep(shelf)
 
     def close(self) -> None:
-        """Close all copies."""
+        """Close all copies; one that is being made is waited for."""
+        if self._renewal is not None:
+            self._renewal.join()
         with self._lock:
             for shelf in self._shelves.values():
                 shelf.reader.close()
             self._shelves.clear()
 
-    def _is_old(self, shelf: Shelf) -> bool:
-        now = self._clock()
-        if now - self._looked < LOOK_AGAIN:
-            return False
-        self._looked = now
-        path = self._source(None)
-        return path is not None and _fingerprint(path) != shelf.made_from
+    def _take(self, as_of: str | None) -> Shelf | None:
+        with self._lock:
+            shelf = self._shelves.get(as_of)
+            if shelf is not None:
+                self._shelves.move_to_end(as_of)
+                shelf.readers += 1
+            return shelf
 
-    def _make(self, as_of: str | None, old: Shelf | None) -> Shelf:
+    def _turn(self, as_of: str | None) -> threading.Lock:
+        with self._lock:
+            return self._turns.setdefault(as_of, threading.Lock())
+
+    def _put(self, as_of: str | None, fresh: Shelf) -> None:
+        with self._lock:
+            old = self._shelves.get(as_of)
+            self._shelves[as_of] = fresh
+            if old is not None:
+                self._retire(old)
+            if len(self._shelves) > MOST_COPIES:
+                self._retire(self._shelves.pop(next(iter(self._shelves))))
+
+    def _wants_renewal(self) -> bool:
+        """Whether the newest copy is behind the store and nobody is at it; then the caller is."""
+        with self._lock:
+            shelf, now = self._shelves.get(None), self._clock()
+            if shelf is None or self._renewing or now - self._looked < LOOK_AGAIN:
+                return False
+            self._looked = now
+            path = self._source(None)
+            self._renewing = path is not None and _fingerprint(path) != shelf.made_from
+            return self._renewing
+
+    def _in_thread(self, job: Callable[[], None]) -> None:
+        self._renewal = threading.Thread(target=job, name="modelkin-copy")
+        self._renewal.start()
+
+    def _renew(self) -> None:
+        try:
+            self._put(None, self._copy(None, self._find(None)))
+        except RegistryBusy:
+            logger.info("the store is being written; the copy of before is served on")
+        except RegistryError as error:
+            logger.warning("the copy of before is served on: %s", error)
+        finally:
+            self._renewing = False
+
+    def _find(self, as_of: str | None) -> Path:
         source = self._source(as_of)
         if source is None:
             # Says what to do when there is no store at all.
             Registry.open(self._store, read_only=True).close()
             raise NotInRegistry(f"no snapshot {as_of!s:.40} in this store", name=str(as_of))
-        self._looked = self._clock()
-        try:
-            fresh = self._copy(as_of, source)
-        except RegistryBusy:
-            if old is None:
-                raise
-            logger.info("the store is being written; the copy of %s is served on", old.state)
-            return old
-        self._shelves[as_of] = fresh
-        if old is not None:
-            self._retire(old)
-        if len(self._shelves) > MOST_COPIES:
-            self._retire(self._shelves.pop(next(iter(self._shelves))))
-        return fresh
+        return source
 
     def _copy(self, as_of: str | None, source: Path) -> Shelf:
         made_from = _fingerprint(source)
-        self._made += 1
-        folder = self._room / f"copy-{self._made}"
+        with self._lock:
+            self._looked = self._clock()
+            self._made += 1
+            folder = self._room / f"copy-{self._made}"
         folder.mkdir()
         state = write_public_copy(source, folder / FILE_NAME)
         reader = PublicReader.open(folder)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...lineage.records import Outcome
-from ...store.explorer_queries import PublicReader
+from ...store.explorer import PublicReader
 from . import asking, charting
 from .answers import Answer
 from .values import Parameter, Values
@@ -117,6 +117,14 @@ QUESTIONS: Mapping[str, Question] = {
                 MODEL,
                 UP,
                 *KIN,
+                Parameter(
+                    name="depth",
+                    about="Generations open from the start",
+                    kind="integer",
+                    default=1,
+                    low=1,
+                    high=4,
+                ),
                 Parameter(name="open", about="Model whose kin are shown", kind="list", default=()),
                 Parameter(name="more", about="Model with 100 more kin", kind="list", default=()),
             ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -86,3 +87,29 @@ def test_dump_keeps_as_many_snapshots_as_asked(run: Run, tmp_path: Path) -> None
         kept = sorted(path.name for path in (tmp_path / "store" / "snapshots").iterdir())
         assert len(kept) == min(count + 1, 2)
     assert run("dump", "--keep", "0").exit_code == 2
+
+
+def test_without_the_extra_nothing_unsigned_is_published(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = tmp_path / "key.pem"
+    key.write_text("no key")
+    monkeypatch.setitem(sys.modules, "model_signing", None)
+    result = run("dump", "--sign-key", str(key))
+    assert (result.exit_code, "modelkin[sign]" in result.stderr) == (2, True)
+    assert not (tmp_path / "store" / "current").exists()
+    assert "modelkin[sign]" in run("restore", "2", "--signed-by", str(key)).stderr
+
+
+def test_snapshots_are_listed_newest_first(run: Run, tmp_path: Path) -> None:
+    assert run("dump", "--list", "--format", "json").stdout == "[]\n"
+    run("dump")
+    with Registry.open(tmp_path / "store") as registry:
+        registry.start_scan(kind="x", source="hub", parameters={}, now=datetime.now(UTC))
+    run("dump", "--no-publish")
+    rows = json.loads(run("dump", "--list", "--format", "json").stdout)
+    assert [(row["snapshot"], row["published"], row["signed"]) for row in rows] == [
+        ("3", False, False),
+        ("2", True, False),
+    ]
+    assert run("dump", "--list", "-q").stdout.split() == ["3", "2"]

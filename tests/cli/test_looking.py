@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,11 +15,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from click.testing import Result
+from click.testing import CliRunner, Result
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_registry import HIDDEN, HOSTILE, LISTED
 
+from modelkin.cli.main import cli
 from modelkin.cli.trees import Tree, relation_words
 from modelkin.store import Registry
 from modelkin.store.facts import TreeRow
@@ -133,7 +135,7 @@ def test_why_tells_for_against_and_uncounted(look: Run) -> None:
 
 def test_why_as_json_is_nested_by_edge(look: Run) -> None:
     (found,) = json.loads(look("why", "dave/freed", "--format", "json").stdout)
-    assert set(found) == {"child", "edges", "claims", "candidates", "measured"}
+    assert set(found) == {"child", "edges", "claims", "decisions", "candidates", "measured"}
     believed = next(edge for edge in found["edges"] if edge["inferred"])
     assert (believed["parent"], believed["relation"]) == ("alice/chat", "edit")
     assert believed["clues"][0]["says"] == "speaks for"
@@ -395,3 +397,33 @@ def test_look_ups_import_nothing_heavy(small_store: Path, words: tuple[str, ...]
 def test_look_ups_read_while_the_store_is_read(look: Run, small_store: Path) -> None:
     with Registry.open(small_store, read_only=True):
         assert look("tree", "lab/base").exit_code == 0
+
+
+def test_why_shows_what_was_decided(
+    small_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(small_store, tmp_path / "store")
+    monkeypatch.setenv("MODELKIN_STORE", str(tmp_path / "store"))
+    decisions = tmp_path / "decisions.toml"
+    edge = '[[edge]]\nchild = "{}"\nparent = "{}"\nverdict = "{}"\nreason = "{}"\nby = "rita"\n'
+    decisions.write_text(
+        edge.format("gina/pruned", "lab/base", "denied", "trained [bold]apart")
+        + edge.format("dave/freed", "other/stranger", "asserted", "log seen")
+    )
+
+    def look(*words: str) -> Result:
+        return CliRunner().invoke(cli, list(words))
+
+    assert look("correct", str(decisions)).exit_code == 0
+    denied = look("why", "gina/pruned")
+    assert "denied by a reviewed decision" in denied.stdout
+    assert "trained [bold]apart" in denied.stdout
+    assert "reviewed decisions deny" in denied.stderr
+    assert look("why", "gina/pruned", "-q").stdout == ""
+    (shown,) = json.loads(look("why", "dave/freed", "--format", "json").stdout)
+    assert [(d["parent"], d["verdict"], d["decided_by"]) for d in shown["decisions"]] == [
+        ("other/stranger", "asserted", "rita")
+    ]
+    (claim,) = shown["claims"]
+    assert (claim["verdict"], claim["because"]) == ("agrees", "asserted by a reviewed decision")
+    assert look("why", "dave/freed", "-q").stdout.split() == ["alice/chat", "other/stranger"]

@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 import networkx as nx
 import pyarrow.parquet
 import pytest
+import spdx_python_model
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 from hypothesis import given, settings
@@ -172,6 +173,27 @@ def test_spdx_has_packages_and_ancestry(written: Callable[..., str]) -> None:
     ids = [one["spdxId"] for one in graph if "spdxId" in one]
     assert len(set(ids)) == len(ids)
     assert set(document["element"]) == set(ids) - {document["spdxId"]}
+
+
+def test_spdx_is_what_the_model_of_spdx_3_allows(written: Callable[..., str]) -> None:
+    """Read and written again by the bindings that are generated from the official SHACL."""
+    raw = json.loads(written("spdx"))
+    model, objects = spdx_python_model.load_data(raw)
+    again = io.BytesIO()
+    model.JSONLDSerializer().write(objects, again)  # refuses what lacks a required property
+    assert not objects.missing_ids
+    assert _by_id(json.loads(again.getvalue())) == _by_id(raw)
+    edge = next(one for one in raw["@graph"] if one["type"] == "Relationship")
+    edge["relationshipType"] = "childOf"
+    with pytest.raises(ValueError, match="RelationshipType"):
+        spdx_python_model.load_data(raw)
+
+
+def _by_id(document: dict[str, Any]) -> dict[str, Any]:
+    """Elements by id, without the name of the one blank node, which is free."""
+    blank = next(one["@id"] for one in document["@graph"] if one["type"] == "CreationInfo")
+    text = json.dumps(document).replace(json.dumps(blank), '"_:1"')
+    return {one.get("spdxId", "_:1"): one for one in json.loads(text)["@graph"]}
 
 
 def test_sarif_has_stable_fingerprints(written: Callable[..., str]) -> None:

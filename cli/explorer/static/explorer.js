@@ -8,6 +8,8 @@ document.addEventListener("click", async (event) => {
     try { await navigator.clipboard.writeText(text); copy.textContent = "Copied"; } catch { copy.textContent = "Select it by hand"; }
     return;
   }
+  const png = event.target.closest("button.png");
+  if (png) { save(png.closest("figure").querySelector("svg"), png.dataset.name + ".png"); return; }
   const link = event.target.closest("#tree a.knob, #tree .left a");
   if (!link || event.ctrlKey || event.metaKey || event.shiftKey || event.button) return;
   event.preventDefault();
@@ -45,5 +47,27 @@ document.addEventListener("keydown", (event) => {
   }
 });
 
-function reveal() { for (const one of document.querySelectorAll("button.copy")) one.hidden = false; }
+// A plot as the page shows it, at twice the size, on the paper of the page.
+function save(svg, name) {
+  const style = getComputedStyle(document.body), box = svg.viewBox.baseVal, copy = svg.cloneNode(true);
+  copy.setAttribute("color", style.color);
+  copy.setAttribute("width", 2 * box.width); copy.setAttribute("height", 2 * box.height);
+  const address = URL.createObjectURL(new Blob([new XMLSerializer().serializeToString(copy)], { type: "image/svg+xml" }));
+  const picture = new Image();
+  picture.onload = () => {
+    const canvas = document.createElement("canvas"), pen = canvas.getContext("2d");
+    canvas.width = 2 * box.width; canvas.height = 2 * box.height;
+    pen.fillStyle = style.backgroundColor; pen.fillRect(0, 0, canvas.width, canvas.height);
+    pen.drawImage(picture, 0, 0);
+    URL.revokeObjectURL(address);
+    canvas.toBlob((blob) => {
+      const link = document.createElement("a");
+      link.href = URL.createObjectURL(blob); link.download = name; link.click();
+      setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+    });
+  };
+  picture.src = address;
+}
+
+function reveal() { for (const one of document.querySelectorAll("button.copy, button.png")) one.hidden = false; }
 reveal();

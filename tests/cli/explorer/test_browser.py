@@ -204,6 +204,34 @@ def brightness(colour: str) -> float:
     return sum(numbers) / 3
 
 
+def test_pictures_are_saved(browser: Browser) -> None:
+    def saved(name: str) -> bytes:
+        file = browser.driver.downloads / name
+        return bytes(browser.until(lambda: file.exists() and file.read_bytes()))
+
+    browser.open("/plots?model=lab/base")
+    browser.one("button.png[data-name=growth]").click()
+    assert saved("growth.png").startswith(b"\x89PNG")
+    browser.one("a[download='growth.svg']").click()
+    assert b"<svg" in saved("growth.svg")
+    browser.open("/map?model=lab/base")
+    browser.until(lambda: browser.run("return document.getElementById('map').dataset.ready"))
+    browser.one("#png").click()
+    assert saved("map.png").startswith(b"\x89PNG")
+    assert browser.errors() == []
+
+
+def test_the_query_beside_a_page_is_copied_and_opened(browser: Browser) -> None:
+    browser.open("/tree?model=lab/base&depth=2")
+    browser.one("details.sql summary").click()
+    shown = browser.one("details.sql code").text
+    browser.one("button.copy").click()
+    browser.until(lambda: browser.one("button.copy").text != "Copy")
+    browser.driver.find_element("link text", "Open in the SQL page").click()
+    browser.until(lambda: browser.all("#result tbody tr"))
+    assert browser.one("#query").get_attribute("value") == shown
+
+
 def test_the_map_draws_pans_and_finds(browser: Browser) -> None:
     from selenium.webdriver.common.keys import Keys
 

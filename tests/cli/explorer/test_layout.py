@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelkin.cli.explorer.layout import HIDDEN, LOST, lay_out
-from modelkin.store.explorer_queries import MapNodes
+from modelkin.store.explorer import MapNodes
 
 from .conftest import Served
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from small_registry import LISTED
@@ -32,10 +34,11 @@ def store(tmp_path: Path, explorer_store: Path) -> Path:
     return tmp_path / "store"
 
 
-def library_of(store: Path, tmp_path: Path, clock: Clock | None = None) -> Library:
+def library_of(store: Path, tmp_path: Path, clock: Clock | None = None, **more: Any) -> Library:
+    """A library that makes newer copies while the caller waits."""
     room = tmp_path / "room"
     room.mkdir()
-    return Library(store, room=room, clock=clock or Clock())
+    return Library(store, room=room, clock=clock or Clock(), **{"start": lambda job: job(), **more})
 
 
 def snapshot(store: Path, name: str) -> None:
@@ -60,6 +63,39 @@ def test_a_scan_can_write_while_a_copy_is_served(store: Path, tmp_path: Path) ->
         assert before.reader.status().models == known
     assert not before.path.exists()
     library.close()
+
+
+def test_the_copy_of_before_is_served_while_the_next_is_made(store: Path, tmp_path: Path) -> None:
+    clock, jobs = Clock(), list[Callable[[], None]]()
+    library = library_of(store, tmp_path, clock, start=jobs.append)
+    with library.shelf() as before:
+        pass
+    with Registry.open(store) as writer:
+        fill(writer, ["new/one"])
+    for _ in range(2):
+        clock.now += LOOK_AGAIN + 1
+        with library.shelf() as during:
+            assert during.state == before.state
+    (renew,) = jobs
+    renew()
+    with library.shelf() as after:
+        assert after.state != before.state
+    library.close()
+
+
+def test_a_copy_is_renewed_beside_the_requests(store: Path, tmp_path: Path) -> None:
+    clock = Clock()
+    library = library_of(store, tmp_path, clock, start=None)
+    with library.shelf() as before:
+        pass
+    with Registry.open(store) as writer:
+        fill(writer, ["new/one"])
+    clock.now += LOOK_AGAIN + 1
+    with library.shelf():
+        pass
+    library.close()  # waits for the copy, so that nothing is left half
+    assert len(list((tmp_path / "room").glob("copy-*"))) == 2
+    assert not before.path.exists()
 
 
 def test_the_store_is_not_looked_at_for_every_page(store: Path, tmp_path: Path) -> None:

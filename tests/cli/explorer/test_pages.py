@@ -93,6 +93,21 @@ def test_a_tree_shows_one_hop_and_opens(served: Served) -> None:
     assert "open=alice%2Fchat" in opened.text
 
 
+def test_a_tree_can_begin_with_more_generations(served: Served) -> None:
+    seen = {}
+    for depth in (1, 2, 4):
+        answer = served.ask("/tree.json", model="lab/base", depth=depth)
+        seen[depth] = {row["model"] for row in answer.json()["rows"]}
+    assert len(seen[1]) == 7
+    assert "dave/freed" in seen[2] - seen[1]
+    assert "erin/freed-8bit" in seen[4] - seen[2]
+    assert len(seen[4]) == 13
+    page = served.ask("/tree", model="lab/base", depth=2)
+    assert "hide kin of alice/chat" not in page.text
+    assert "depth=2&amp;open=" in page.text.replace("&open", "&amp;open")
+    assert served.ask("/tree", model="lab/base", depth=5).status == 400
+
+
 def test_a_tree_counts_what_it_leaves_out(served: Served) -> None:
     rows = served.ask("/tree.json", model="lab/base").json()["rows"]
     assert rows[0]["left"] == 0
