@@ -9,6 +9,7 @@ from typing import Protocol
 
 from ..lineage.safety.protocol import Tier
 from ..store.registry import Registry
+from .judges import announce_judges, family_judges
 from .limits import Meter
 from .probes.contexts import Context
 from .probes.deployments import DeploymentProber
@@ -17,7 +18,7 @@ from .probes.judging import Judge
 from .probes.metadata import MetadataProber
 from .probes.prompt_sets import PromptSet
 from .probes.sketches import SketchProber
-from .probing import MAX_MODEL_BYTES, Prober, announce_prompts, family_judges
+from .probing import MAX_MODEL_BYTES, Prober, announce_prompts
 from .progress import Progress, Silence
 from .report import ProbeReport
 from .sources.base import Source
@@ -65,9 +66,10 @@ class ProbeRun:
     ) -> ProbeReport:
         """Probe a checkpoint behind a server, once a context, and judge what has scores."""
         announce_prompts(self.registry, self.prompts, now=self.now())
+        announce_judges(self.registry, self.judge, now=self.now())
         line = [checkpoint, *(kin.model for kin in self.registry.ancestors(checkpoint))]
         given = () if self.judge is None else (self.judge,)
-        judges = family_judges(self.registry, line, prompt_set=self.prompts.digest, given=given)
+        judges = family_judges(self.registry, line, prompts=self.prompts, given=given)
         prober = DeploymentProber(
             registry=self.registry,
             backend=backend,

@@ -18,25 +18,17 @@ from ..lineage.safety.contrast import measure_refusals
 from ..lineage.safety.family import E_BOUND, LOST, differences, judge_jointly
 from ..lineage.safety.graded import Graded
 from ..lineage.safety.protocol import Tier
-from ..lineage.safety.reply_classifier import ReplyClassifier
 from ..lineage.safety.verdict import had_refusal
-from ..store.facts import JudgeDefinition
 from ..store.facts import PromptSet as StoredPromptSet
 from ..store.registry import Registry
 from .download import fetch_model
+from .judges import announce_judges, family_judges, keep_classifier
 from .limits import Meter
 from .probes.chat_files import read_chat_files
 from .probes.judging import ClassifierJudge, Judge, Judges
 from .probes.prompt_sets import PromptSet
-from .probes.refusal import (
-    JUDGE,
-    MAX_NEW_TOKENS,
-    About,
-    RefusalRun,
-    run_refusal,
-    scores_of_run,
-    unanswered_scores,
-)
+from .probes.refusal import JUDGE, MAX_NEW_TOKENS, RefusalRun, run_refusal
+from .probes.refusal_scores import About, scores_of_run, unanswered_scores
 from .progress import Progress, Silence
 from .report import ProbeReport, announce
 from .sources.base import Source
@@ -112,6 +104,7 @@ class Prober:
     def _announce(self) -> None:
         announce_prompts(self.registry, self.prompts, now=self.now())
         announce(self.registry, Tier.GENERATION)
+        announce_judges(self.registry, self.judge, now=self.now())
 
     def _is_measured(self, model: str) -> bool:
         sha = self.registry.describe(model)["sha"]
@@ -155,7 +148,12 @@ class Prober:
             return self._unanswered(model, sha, error)
         if run.learned is not None:
             keep_classifier(
-                self.registry, run.learned, family=model, prompts=self.prompts, now=self.now()
+                self.registry,
+                run.learned,
+                family=model,
+                prompts=self.prompts,
+                now=self.now(),
+                errors=run.errors.get(ClassifierJudge(classifier=run.learned).name),
             )
         about = About(
             model=model, sha=sha, prompts=self.prompts, now=self.now(), environment=environment
@@ -213,36 +211,13 @@ class Prober:
     def _judges(self, model: str) -> Judges:
         line = [kin.model for kin in self.registry.ancestors(model)]
         given = () if self.judge is None else (self.judge,)
-        return family_judges(self.registry, line, prompt_set=self.prompts.digest, given=given)
+        return family_judges(self.registry, line, prompts=self.prompts, given=given)
 
     def _unanswered(self, model: str, sha: str, error: Exception) -> tuple[Score, ...]:
         reason = error if isinstance(error, ProbeError) else _as_probe_error(error)
         return unanswered_scores(
             error=reason, model=model, sha=sha, prompts=self.prompts, now=self.now(), environment={}
         )
-
-
-def family_judges(
-    registry: Registry, line: Sequence[str], *, prompt_set: str, given: tuple[Judge, ...] = ()
-) -> Judges:
-    """The judge that the first refusing release of a line taught, and those given.
-
-    Parameters
-    ----------
-    line : models, nearest first; the furthest that taught a judge is taken, so that all of a
-        family are graded alike.
-    """
-    known = {
-        judge.family: judge
-        for judge in registry.judges("classifier")
-        if judge.prompt_set == prompt_set
-    }
-    taught = [name for name in line if name in known]
-    if not taught:
-        return Judges(others=given, learns=True)
-    stored = known[taught[-1]].definition
-    classifier = ReplyClassifier(weights=dict(stored["weights"]), replies=int(stored["replies"]))
-    return Judges(others=(ClassifierJudge(classifier=classifier), *given))
 
 
 def fetch_revision(
@@ -276,25 +251,6 @@ def fetch_revision(
     asyncio.run(fetch())
 
 
-def keep_classifier(
-    registry: Registry,
-    classifier: ReplyClassifier,
-    *,
-    family: str,
-    prompts: PromptSet,
-    now: datetime,
-) -> None:
-    """Store the judge that a family's release taught; it holds digests and no words."""
-    judge = JudgeDefinition(
-        judge=ClassifierJudge(classifier=classifier).name,
-        kind="classifier",
-        family=family,
-        prompt_set=prompts.digest,
-        definition={"weights": dict(classifier.weights), "replies": classifier.replies},
-    )
-    registry.add_judge(judge, now=now)
-
-
 class Sure:
     """Ends a run once it is sure of a loss: the verdict stands and the e-process is above `at`."""
 
@@ -314,7 +270,7 @@ class Sure:
             template_sha256=self._ancestor.template_sha256,
         )
         before = self._ancestor.primary
-        if e_value(differences(before, now.primary), bound=E_BOUND) < self._at:
+        if e_value(differences(before, now.primary, lenient=True), bound=E_BOUND) < self._at:
             return None
         joint = judge_jointly(self._ancestor, now)
         if joint.label not in LOST or joint.e_value < self._at:

@@ -13,7 +13,7 @@ METADATA_VERSION = "metadata-1"
 SKETCH_VERSION = "sketch-1"
 ACTIVATIONS_VERSION = "activations-1"
 SEPARATION, LOG_ODDS, GAP = "recognition_separation", "refusal_log_odds", "direction_gap"
-REFUSAL_VERSION = "refusal-2"
+REFUSAL_VERSION = "refusal-3"
 REPLY_TOKENS = 32
 AGREEMENT = "judge_agreement"
 
