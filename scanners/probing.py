@@ -21,7 +21,6 @@ from ..lineage.safety.protocol import Tier
 from ..lineage.safety.verdict import had_refusal
 from ..store.facts import PromptSet as StoredPromptSet
 from ..store.registry import Registry
-from .download import fetch_model
 from .judges import announce_judges, family_judges, keep_classifier
 from .limits import Meter
 from .probes.chat_files import read_chat_files
@@ -31,6 +30,7 @@ from .probes.refusal import JUDGE, MAX_NEW_TOKENS, RefusalRun, run_refusal
 from .probes.refusal_scores import About, scores_of_run, unanswered_scores
 from .progress import Progress, Silence
 from .report import ProbeReport, announce
+from .runnable import Runnables
 from .sources.base import Source
 from .verdicts import graded_model, judge_store
 
@@ -118,34 +118,27 @@ class Prober:
 
     def _probe(self, scan: int, model: str) -> str | None:
         """Probe one model; the reason when it could not be."""
-        with tempfile.TemporaryDirectory(prefix="modelkin-probe-") as folder:
-            sha = str(self.registry.describe(model)["sha"])
-            try:
-                fetch_revision(
-                    self.source,
-                    (model, sha),
-                    Path(folder),
-                    max_bytes=self.max_bytes,
-                    meter=self.meter,
-                )
-            except (ModelkinError, OSError) as error:
-                if self.meter.stopped:
-                    return "interrupted"
-                scores = self._unanswered(model, sha, error)
-            else:
-                scores = self._ask(model, sha, Path(folder))
+        sha = str(self.registry.describe(model)["sha"])
+        runnables = Runnables(
+            registry=self.registry,
+            source=self.source,
+            device=self.device,
+            max_bytes=self.max_bytes,
+            meter=self.meter,
+        )
+        try:
+            with tempfile.TemporaryDirectory(prefix="modelkin-probe-") as folder:
+                scores = self._ask(model, sha, runnables.load(model, Path(folder)))
+        except (ModelkinError, OSError) as error:
+            if self.meter.stopped:
+                return "interrupted"
+            scores = self._unanswered(model, sha, error)
         self.registry.add_scores(scan, scores)
         bad = next((s for s in scores if s.status != "ok"), None)
         return None if bad is None else str(bad.environment.get("reason", bad.status))
 
-    def _ask(self, model: str, sha: str, folder: Path) -> tuple[Score, ...]:
-        from .probes.transformers_backend import TransformersBackend
-
-        try:
-            backend = TransformersBackend.load(folder, device=self.device)
-            run, environment = self._measure(model, backend)
-        except ProbeError as error:
-            return self._unanswered(model, sha, error)
+    def _ask(self, model: str, sha: str, backend: TransformersBackend) -> tuple[Score, ...]:
+        run, environment = self._measure(model, backend)
         if run.learned is not None:
             keep_classifier(
                 self.registry,
@@ -218,37 +211,6 @@ class Prober:
         return unanswered_scores(
             error=reason, model=model, sha=sha, prompts=self.prompts, now=self.now(), environment={}
         )
-
-
-def fetch_revision(
-    source: Source, revision: tuple[str, str], folder: Path, *, max_bytes: int, meter: Meter
-) -> None:
-    """Download a model as it was when it was scanned.
-
-    Parameters
-    ----------
-    revision : name and sha.
-
-    Raises
-    ------
-    ProbeError : the source has another revision now.
-    ModelkinError, OSError : it could not be fetched.
-    """
-
-    async def fetch() -> None:
-        info = await asyncio.to_thread(source.info, revision[0], traffic=meter.traffic)
-        if info.sha != revision[1]:
-            raise ProbeError(f"not probed: it has changed since it was scanned, to {info.sha}")
-        await fetch_model(
-            source,
-            info,
-            folder,
-            max_bytes=max_bytes,
-            traffic=meter.traffic,
-            stopped=meter.interrupted,
-        )
-
-    asyncio.run(fetch())
 
 
 class Sure:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ...lineage.errors import ProbeError
 from ..threads import SMALL_MODEL, one_thread_if
+from .adapter_loading import apply_adapter
 from .model_folder import check_model_folder
 from .transformers_loading import (
     FAILURES,
@@ -58,6 +59,7 @@ class TransformersBackend:
         self._batch_size = batch_size
         self._template = tokenizer.chat_template
         self._parameters = sum(weight.numel() for weight in model.parameters())
+        self.notes: Mapping[str, Any] = {}
 
     @classmethod
     def load(
@@ -67,6 +69,7 @@ class TransformersBackend:
         device: str = "auto",
         dtype: str | None = None,
         batch_size: int = BATCH_SIZE,
+        adapter: Path | None = None,
     ) -> TransformersBackend:
         """Load a model from a folder, and from nowhere else.
 
@@ -77,6 +80,7 @@ class TransformersBackend:
         dtype : torch name such as `bfloat16`; by default float32 on a CPU for weights up to
             4 GiB, else that of the checkpoint.
         batch_size : prompts a batch at most; halved when CUDA runs out of memory.
+        adapter : folder of an adapter that is put onto the model.
 
         Raises
         ------
@@ -90,13 +94,16 @@ class TransformersBackend:
             check_size(config, found)
             model = load_model(found, config=config, dtype=dtype or pick_dtype(found, place))
             tokenizer = load_tokenizer(found)
+            what = None if adapter is None else apply_adapter(model, adapter)
             try:
                 model.to(place)
                 model.generation_config = greedy(model, tokenizer)
             except FAILURES as error:
                 raise ProbeError(f"{folder}: {first_line(error)}") from error
         model.eval()
-        return cls(model=model, tokenizer=tokenizer, device=place, batch_size=batch_size)
+        made = cls(model=model, tokenizer=tokenizer, device=place, batch_size=batch_size)
+        made.notes = {} if what is None else {"adapter": what}
+        return made
 
     def generate(self, prompts: Sequence[str], max_new_tokens: int = 32) -> list[str]:
         """Greedy replies in the order of `prompts`; see `ChatBackend`.
@@ -206,6 +213,7 @@ class TransformersBackend:
             "dtype": str(self._model.dtype).removeprefix("torch."),
             "template_sha256": digest,
             "decoding": "greedy",
+            **self.notes,
         }
 
     def _encode(self, prompt: str) -> list[int]:
