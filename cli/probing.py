@@ -32,7 +32,7 @@ from .severity import worst_at_least
 
 COLUMNS = ("model", "probe", "judge", "value", "ci_low", "ci_high", "n", "status")
 PLAN_COLUMNS = ("model", "probe", "runs", "why", "requests", "bytes_read", "tokens")
-TIERS = (Tier.METADATA, Tier.SKETCH, Tier.ACTIVATIONS, Tier.GENERATION, Tier.DEPLOYMENT)
+TIERS = tuple(Tier)
 
 
 @click.command("probe")
@@ -69,7 +69,7 @@ TIERS = (Tier.METADATA, Tier.SKETCH, Tier.ACTIVATIONS, Tier.GENERATION, Tier.DEP
     type=click.IntRange(min=1),
     default=20 << 30,
     show_default=True,
-    help="Largest model that is downloaded to be probed.",
+    help="Largest model that is downloaded, or read whole, to be probed.",
 )
 @click.option("--max-tokens", type=click.IntRange(min=1), help="New tokens of generation at most.")
 @options.limits

@@ -98,6 +98,17 @@ class ProbeRun:
                 return SketchProber(
                     registry=self.registry, now=self.now, progress=self.progress, meter=self.meter
                 )
+            case Tier.WEIGHTS:
+                from .probes.weights import WeightsProber
+
+                return WeightsProber(
+                    registry=self.registry,
+                    source=self.source,
+                    now=self.now,
+                    max_bytes=self.max_bytes,
+                    progress=self.progress,
+                    meter=self.meter,
+                )
             case Tier.ACTIVATIONS:
                 from .probes.activations import ActivationsProber
 

@@ -11,6 +11,8 @@ from .sketch_probes import SKETCH_PROBES
 
 METADATA_VERSION = "metadata-1"
 SKETCH_VERSION = "sketch-1"
+WEIGHTS_VERSION = "weights-1"
+SCAR, DELTA = "weight_scar", "delta_direction"
 ACTIVATIONS_VERSION = "activations-1"
 SEPARATION, LOG_ODDS, GAP = "recognition_separation", "refusal_log_odds", "direction_gap"
 REFUSAL_VERSION = "refusal-3"
@@ -66,6 +68,31 @@ def _sketch() -> Iterator[ProbeSpec]:
         )
 
 
+def _weights() -> Iterator[ProbeSpec]:
+    rows = {
+        SCAR: (
+            "log10",
+            "emptiest directions of what windows of layers write: no ancestor is needed",
+            (),
+        ),
+        DELTA: (
+            "agreement",
+            "agreement of the leading directions along which whole matrices changed",
+            (Need.ANCESTOR,),
+        ),
+    }
+    for probe, (unit, description, needs) in rows.items():
+        yield ProbeSpec(
+            probe=probe,
+            version=WEIGHTS_VERSION,
+            tier=Tier.WEIGHTS,
+            unit=unit,
+            description=description,
+            needs=(Need.WEIGHTS, *needs),
+            edit=True,
+        )
+
+
 def _activations() -> Iterator[ProbeSpec]:
     rows = {
         SEPARATION: ("sigma", "distance of harmful from harmless prompts: recognition, no refusal"),
@@ -106,7 +133,8 @@ def _generation() -> Iterator[ProbeSpec]:
 
 
 PROBES: Mapping[str, ProbeSpec] = {
-    spec.probe: spec for spec in (*_metadata(), *_sketch(), *_activations(), *_generation())
+    spec.probe: spec
+    for spec in (*_metadata(), *_sketch(), *_weights(), *_activations(), *_generation())
 }
 """Probes by name, the cheapest tier first."""
 
