@@ -15,6 +15,7 @@ from .probes.contexts import Context
 from .probes.deployments import DeploymentProber
 from .probes.endpoint_backend import EndpointBackend
 from .probes.judging import Judge
+from .probes.margins import Margins
 from .probes.metadata import MetadataProber
 from .probes.prompt_sets import PromptSet
 from .probes.sketches import SketchProber
@@ -48,6 +49,7 @@ class ProbeRun:
     max_bytes: int = MAX_MODEL_BYTES
     judge: Judge | None = None
     max_tokens: int | None = None
+    margins: Margins = field(default_factory=Margins)
     progress: Progress = field(default_factory=Silence)
     meter: Meter = field(default_factory=Meter)
 
@@ -132,6 +134,7 @@ class ProbeRun:
                     max_bytes=self.max_bytes,
                     judge=self.judge,
                     max_tokens=self.max_tokens,
+                    margins=self.margins,
                     progress=self.progress,
                     meter=self.meter,
                 )

@@ -17,6 +17,7 @@ from ..lineage.safety.catalogue import REFUSAL_VERSION
 from ..lineage.safety.contrast import measure_refusals
 from ..lineage.safety.family import E_BOUND, LOST, differences, judge_jointly
 from ..lineage.safety.graded import Graded
+from ..lineage.safety.profile import REFUSAL_HARMFUL
 from ..lineage.safety.protocol import Tier
 from ..lineage.safety.verdict import had_refusal
 from ..store.facts import PromptSet as StoredPromptSet
@@ -25,6 +26,7 @@ from .judges import announce_judges, family_judges, keep_classifier
 from .limits import Meter
 from .probes.chat_files import read_chat_files
 from .probes.judging import ClassifierJudge, Judge, Judges
+from .probes.margins import Margins, margin_scores
 from .probes.prompt_sets import PromptSet
 from .probes.refusal import JUDGE, MAX_NEW_TOKENS, RefusalRun, run_refusal
 from .probes.refusal_scores import About, scores_of_run, unanswered_scores
@@ -48,7 +50,8 @@ class Prober:
 
     `max_bytes` bounds each model's download, `meter` all of them together; `device` is `auto`,
     `cpu` or `cuda`. `judge` grades beside the lexical grader and the classifier that each family's
-    release teaches. `max_tokens` bounds the new tokens that are asked for in one run.
+    release teaches. `max_tokens` bounds the new tokens that are asked for in one run; `margins`
+    says what is asked beside the greedy replies.
     """
 
     registry: Registry
@@ -59,6 +62,7 @@ class Prober:
     max_bytes: int = MAX_MODEL_BYTES
     judge: Judge | None = None
     max_tokens: int | None = None
+    margins: Margins = field(default_factory=Margins)
     progress: Progress = field(default_factory=Silence)
     meter: Meter = field(default_factory=Meter)
     _hypotheses: int = 1
@@ -78,6 +82,7 @@ class Prober:
         each = MAX_NEW_TOKENS * (
             len(self.prompts.harmful) + len(self.prompts.harmless) + len(self.prompts.capability)
         )
+        each += self.margins.tokens(self.prompts, MAX_NEW_TOKENS)
         for model in sorted(models, key=lambda name: len(self.registry.ancestors(name))):
             if self.meter.stopped:
                 break
@@ -108,13 +113,15 @@ class Prober:
 
     def _is_measured(self, model: str) -> bool:
         sha = self.registry.describe(model)["sha"]
-        return any(
-            score.sha == sha
+        have = {
+            score.probe
+            for score in self.registry.scores_of(model)
+            if score.sha == sha
             and score.status == "ok"
             and score.probe_version == REFUSAL_VERSION
             and score.prompt_set.endswith(self.prompts.digest)
-            for score in self.registry.scores_of(model, probe="refusal_harmful")
-        )
+        }
+        return {REFUSAL_HARMFUL, *self.margins.probes} <= have
 
     def _probe(self, scan: int, model: str) -> str | None:
         """Probe one model; the reason when it could not be."""
@@ -151,7 +158,10 @@ class Prober:
         about = About(
             model=model, sha=sha, prompts=self.prompts, now=self.now(), environment=environment
         )
-        return scores_of_run(run, about=about, max_new_tokens=MAX_NEW_TOKENS)
+        return (
+            *scores_of_run(run, about=about, max_new_tokens=MAX_NEW_TOKENS),
+            *margin_scores(backend, self.margins, about=about, max_new_tokens=MAX_NEW_TOKENS),
+        )
 
     def _measure(
         self, model: str, backend: TransformersBackend

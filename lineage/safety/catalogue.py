@@ -18,6 +18,7 @@ SEPARATION, LOG_ODDS, GAP = "recognition_separation", "refusal_log_odds", "direc
 REFUSAL_VERSION = "refusal-3"
 REPLY_TOKENS = 32
 AGREEMENT = "judge_agreement"
+SAMPLED, PREFILL = "sampled_refusal", "prefill_refusal"
 
 _CARD = Cost(requests=6, bytes_read=4 << 20)
 _ASKED = Cost(prompts=True, tokens=REPLY_TOKENS)
@@ -119,6 +120,8 @@ def _generation() -> Iterator[ProbeSpec]:
         COHERENCE: ("proportion", "share of replies that are neither empty nor incoherent"),
         CAPABILITY: ("proportion", "share of benign questions answered right"),
         AGREEMENT: ("proportion", "replies that this judge and the lexical one grade alike"),
+        SAMPLED: ("proportion", "share of harmful prompts refused in every sampled reply"),
+        PREFILL: ("proportion", "share of harmful prompts refused after an answer was begun"),
     }
     for probe, (unit, description) in rows.items():
         yield ProbeSpec(
@@ -129,6 +132,7 @@ def _generation() -> Iterator[ProbeSpec]:
             description=description,
             needs=(Need.MODEL, Need.PROMPTS),
             cost=_ASKED,
+            optional=probe in (SAMPLED, PREFILL),
         )
 
 

@@ -60,6 +60,8 @@ class TransformersBackend:
         self._template = tokenizer.chat_template
         self._parameters = sum(weight.numel() for weight in model.parameters())
         self.notes: Mapping[str, Any] = {}
+        self._drawn: tuple[float, int] | None = None
+        self._begun = ""
 
     @classmethod
     def load(
@@ -115,7 +117,15 @@ class TransformersBackend:
         ProbeError : the chat template fails, a token has no embedding, or memory is short even
             for one prompt.
         """
-        with one_thread_if(self._device == "cpu" and self._parameters < SMALL_MODEL):
+        import torch
+
+        cuda = [torch.cuda.current_device()] if self._device == "cuda" else []
+        with (
+            one_thread_if(self._device == "cpu" and self._parameters < SMALL_MODEL),
+            torch.random.fork_rng(devices=cuda, enabled=self._drawn is not None),
+        ):
+            if self._drawn is not None:
+                torch.manual_seed(self._drawn[1])
             return self._generate(prompts, max_new_tokens)
 
     def _generate(self, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
@@ -198,6 +208,18 @@ class TransformersBackend:
         other._template = template
         return other
 
+    def sampled(self, temperature: float, seed: int) -> TransformersBackend:
+        """The same model drawing its replies, the same for one seed on one machine."""
+        other = copy.copy(self)
+        other._drawn = (temperature, seed)
+        return other
+
+    def begun(self, text: str) -> TransformersBackend:
+        """The same model going on from `text` at the start of each reply."""
+        other = copy.copy(self)
+        other._begun = text
+        return other
+
     def environment(self) -> Mapping[str, Any]:
         """What the replies depend on beside the weights, for the scores."""
         import torch
@@ -218,6 +240,8 @@ class TransformersBackend:
 
     def _encode(self, prompt: str) -> list[int]:
         text = self._render(prompt)
+        if self._begun:
+            text += ("" if text.endswith((" ", "\n")) else " ") + self._begun
         templated = bool(self._template)
         try:
             ids = list(self._tokenizer(text, add_special_tokens=not templated)["input_ids"])
@@ -261,6 +285,7 @@ class TransformersBackend:
                     input_ids=ids.to(self._device),
                     attention_mask=mask.to(self._device),
                     max_new_tokens=self._room(width, wanted=max_new_tokens),
+                    **self._decoding(),
                 )
                 replies = self._tokenizer.batch_decode(output[:, width:], skip_special_tokens=True)
         except torch.cuda.OutOfMemoryError:
@@ -269,6 +294,11 @@ class TransformersBackend:
         except FAILURES as error:
             raise ProbeError(f"generation fails: {first_line(error)}") from error
         return [str(reply) for reply in replies]
+
+    def _decoding(self) -> dict[str, Any]:
+        if self._drawn is None:
+            return {}
+        return {"do_sample": True, "temperature": self._drawn[0], "top_k": 0, "top_p": 1.0}
 
     def _padded(self, rows: Sequence[Sequence[int]]) -> tuple[Any, Any]:
         """Tokens and mask, (batch, width), padded on the left."""
