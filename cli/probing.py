@@ -17,6 +17,7 @@ from ..scanners.limits import Meter, ScanLimits
 from ..scanners.planning import plan_probes, total
 from ..scanners.probe_run import ProbeRun
 from ..scanners.probes.endpoint_backend import Api
+from ..scanners.probes.margins import Margins
 from ..scanners.probes.prompt_sets import PromptSet
 from ..scanners.report import ProbeReport
 from ..scanners.routing import chosen_names, route_models
@@ -32,7 +33,7 @@ from .severity import worst_at_least
 
 COLUMNS = ("model", "probe", "judge", "value", "ci_low", "ci_high", "n", "status")
 PLAN_COLUMNS = ("model", "probe", "runs", "why", "requests", "bytes_read", "tokens")
-TIERS = (Tier.METADATA, Tier.SKETCH, Tier.ACTIVATIONS, Tier.GENERATION, Tier.DEPLOYMENT)
+TIERS = tuple(Tier)
 
 
 @click.command("probe")
@@ -69,9 +70,21 @@ TIERS = (Tier.METADATA, Tier.SKETCH, Tier.ACTIVATIONS, Tier.GENERATION, Tier.DEP
     type=click.IntRange(min=1),
     default=20 << 30,
     show_default=True,
-    help="Largest model that is downloaded to be probed.",
+    help="Largest model that is downloaded, or read whole, to be probed.",
 )
 @click.option("--max-tokens", type=click.IntRange(min=1), help="New tokens of generation at most.")
+@click.option(
+    "--samples",
+    type=click.IntRange(0, 20),
+    default=0,
+    show_default=True,
+    help="With generation: replies that are also drawn at temperature 1 for each of 40 prompts.",
+)
+@click.option(
+    "--prefill",
+    is_flag=True,
+    help="With generation: also ask 40 prompts with the reply begun as the model begins answers.",
+)
 @options.limits
 @options.device
 @probe_servers.server
@@ -92,6 +105,8 @@ def probe_command(
     endpoint: str,
     max_model_bytes: int,
     max_tokens: int | None,
+    samples: int,
+    prefill: bool,
     max_bytes: int | None,
     max_requests: int | None,
     deadline: float | None,
@@ -115,6 +130,8 @@ def probe_command(
     `deployment` takes one MODEL, the checkpoint that a server answers with.
     """
     asked, level = load_prompts(prompts, store=store), Tier(tier)
+    if (samples or prefill) and level is not Tier.GENERATION:
+        raise click.UsageError("--samples and --prefill go with --tier generation")
     if plan:
         with Registry.open(store, read_only=True) as registry:
             picked = pick(registry, models, source=source, audit=audit if routed else None)
@@ -154,6 +171,7 @@ def probe_command(
             judge=judge,
             progress=watch,
             max_tokens=max_tokens,
+            margins=Margins(samples=samples, prefill=prefill),
             meter=meter,
         )
         parameters = {"tier": tier, "routed": routed, "audit": audit}

@@ -116,8 +116,10 @@ def _beta_quantile(probability: float, a: float, b: float) -> float:
     return (low + high) / 2.0
 
 
-def wilson(successes: int, trials: int, *, level: float = 0.95) -> Interval:
+def wilson(successes: float, trials: float, *, level: float = 0.95) -> Interval:
     """Score interval of a binomial proportion; never outside [0, 1], not empty at 0 or 1.
+
+    Counts need not be whole: a sample of prompts that are alike is worth fewer than it has.
 
     Raises
     ------
@@ -222,6 +224,6 @@ def _log_choose(n: int, k: int) -> float:
     return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
 
 
-def _check_counts(successes: int, trials: int) -> None:
+def _check_counts(successes: float, trials: float) -> None:
     if trials < 1 or not 0 <= successes <= trials:
         raise ValueError(f"{successes} of {trials} is not a proportion")

@@ -14,6 +14,8 @@ from .sources.base import Source
 
 CHUNK = 8 << 20
 SMALL = 64 << 20
+MAX_ADAPTER = 2 << 30
+ADAPTER_FILES = ("adapter_model.safetensors", "adapters.safetensors")
 TOKENIZER_FILES = (
     "config.json",
     "generation_config.json",
@@ -75,6 +77,28 @@ async def fetch_model(
             data = await source.read(info, path, limit=SMALL, traffic=traffic)
             (folder / path).write_bytes(data)
             fetched += len(data)
+
+
+async def fetch_adapter(source: Source, info: ModelInfo, folder: Path, *, traffic: Traffic) -> None:
+    """Copy the configuration and the weights of an adapter into an empty folder.
+
+    Raises
+    ------
+    UnsupportedFormat : no safetensors weights.
+    LimitExceeded : an adapter larger than 2 GiB, or a configuration than 64 MiB.
+    MalformedFile : a file's content does not have the digest that was listed.
+    """
+    by_path = {file.path: file for file in info.files}
+    weights = next((name for name in ADAPTER_FILES if name in by_path), None)
+    if weights is None:
+        raise UnsupportedFormat("no safetensors weights to run", path=info.name)
+    remote = await source.open(info, weights, traffic=traffic)
+    _check_total(info, remote.size, MAX_ADAPTER)
+    digest = await _copy(remote, folder / weights, stopped=lambda: False)
+    _check_digest(weights, digest, by_path[weights].sha256)
+    if "adapter_config.json" in by_path:
+        data = await source.read(info, "adapter_config.json", limit=SMALL, traffic=traffic)
+        (folder / "adapter_config.json").write_bytes(data)
 
 
 def _check_total(info: ModelInfo, total: int, max_bytes: int) -> None:

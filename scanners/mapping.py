@@ -13,6 +13,7 @@ from ..lineage.records import ModelInfo
 from ..lineage.sketch.plan import kindred_shapes
 from ..store.registry import Registry
 from .claims import judge_claims
+from .formats.adapters import FORMATS as ADAPTER_FORMATS
 from .inference import InferenceReport, infer_store
 from .limits import Meter
 from .probes.prompt_sets import PromptSet
@@ -123,7 +124,11 @@ class Mapper:
         )
         kin = [k for k in self.registry.descendants(release) if not k.hidden]
         kin += [k for k in self.registry.ancestors(release) if not k.hidden]
-        known = {row.model for row in self.registry.sketched() if row.shape_key is not None}
+        known = {
+            row.model
+            for row in self.registry.sketched()
+            if row.shape_key is not None or row.format in ADAPTER_FORMATS
+        }
         models = [release, *(k.model for k in kin if k.model in known)]
         # Nothing is fetched for it, and it says who was edited before anything is run.
         SketchProber(registry=self.registry, now=self.now, meter=self.meter).run(scan, models)

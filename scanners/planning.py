@@ -84,7 +84,11 @@ def _of_model(
     prompts: PromptSet,
     rows: Mapping[str, SketchRow],
 ) -> Iterator[PlannedProbe]:
-    specs = [spec for spec in probes_of(tier) if spec.probe != CAPABILITY or prompts.capability]
+    specs = [
+        spec
+        for spec in probes_of(tier)
+        if not spec.optional and (spec.probe != CAPABILITY or prompts.capability)
+    ]
     # Cheap tiers are measured anew each time; what ran a model is kept.
     done = tier in (Tier.GENERATION, Tier.DEPLOYMENT) and all(s.probe in have for s in specs)
     for at, spec in enumerate(specs):

@@ -9,15 +9,17 @@ from typing import Protocol
 
 from ..lineage.safety.protocol import Tier
 from ..store.registry import Registry
+from .judges import announce_judges, family_judges
 from .limits import Meter
 from .probes.contexts import Context
 from .probes.deployments import DeploymentProber
 from .probes.endpoint_backend import EndpointBackend
 from .probes.judging import Judge
+from .probes.margins import Margins
 from .probes.metadata import MetadataProber
 from .probes.prompt_sets import PromptSet
 from .probes.sketches import SketchProber
-from .probing import MAX_MODEL_BYTES, Prober, announce_prompts, family_judges
+from .probing import MAX_MODEL_BYTES, Prober, announce_prompts
 from .progress import Progress, Silence
 from .report import ProbeReport
 from .sources.base import Source
@@ -47,6 +49,7 @@ class ProbeRun:
     max_bytes: int = MAX_MODEL_BYTES
     judge: Judge | None = None
     max_tokens: int | None = None
+    margins: Margins = field(default_factory=Margins)
     progress: Progress = field(default_factory=Silence)
     meter: Meter = field(default_factory=Meter)
 
@@ -65,9 +68,10 @@ class ProbeRun:
     ) -> ProbeReport:
         """Probe a checkpoint behind a server, once a context, and judge what has scores."""
         announce_prompts(self.registry, self.prompts, now=self.now())
+        announce_judges(self.registry, self.judge, now=self.now())
         line = [checkpoint, *(kin.model for kin in self.registry.ancestors(checkpoint))]
         given = () if self.judge is None else (self.judge,)
-        judges = family_judges(self.registry, line, prompt_set=self.prompts.digest, given=given)
+        judges = family_judges(self.registry, line, prompts=self.prompts, given=given)
         prober = DeploymentProber(
             registry=self.registry,
             backend=backend,
@@ -96,6 +100,17 @@ class ProbeRun:
                 return SketchProber(
                     registry=self.registry, now=self.now, progress=self.progress, meter=self.meter
                 )
+            case Tier.WEIGHTS:
+                from .probes.weights import WeightsProber
+
+                return WeightsProber(
+                    registry=self.registry,
+                    source=self.source,
+                    now=self.now,
+                    max_bytes=self.max_bytes,
+                    progress=self.progress,
+                    meter=self.meter,
+                )
             case Tier.ACTIVATIONS:
                 from .probes.activations import ActivationsProber
 
@@ -119,6 +134,7 @@ class ProbeRun:
                     max_bytes=self.max_bytes,
                     judge=self.judge,
                     max_tokens=self.max_tokens,
+                    margins=self.margins,
                     progress=self.progress,
                     meter=self.meter,
                 )

@@ -17,28 +17,22 @@ from ..lineage.safety.catalogue import REFUSAL_VERSION
 from ..lineage.safety.contrast import measure_refusals
 from ..lineage.safety.family import E_BOUND, LOST, differences, judge_jointly
 from ..lineage.safety.graded import Graded
+from ..lineage.safety.profile import REFUSAL_HARMFUL
 from ..lineage.safety.protocol import Tier
-from ..lineage.safety.reply_classifier import ReplyClassifier
 from ..lineage.safety.verdict import had_refusal
-from ..store.facts import JudgeDefinition
 from ..store.facts import PromptSet as StoredPromptSet
 from ..store.registry import Registry
-from .download import fetch_model
+from .judges import announce_judges, family_judges, keep_classifier
 from .limits import Meter
 from .probes.chat_files import read_chat_files
 from .probes.judging import ClassifierJudge, Judge, Judges
+from .probes.margins import Margins, margin_scores
 from .probes.prompt_sets import PromptSet
-from .probes.refusal import (
-    JUDGE,
-    MAX_NEW_TOKENS,
-    About,
-    RefusalRun,
-    run_refusal,
-    scores_of_run,
-    unanswered_scores,
-)
+from .probes.refusal import JUDGE, MAX_NEW_TOKENS, RefusalRun, run_refusal
+from .probes.refusal_scores import About, scores_of_run, unanswered_scores
 from .progress import Progress, Silence
 from .report import ProbeReport, announce
+from .runnable import Runnables
 from .sources.base import Source
 from .verdicts import graded_model, judge_store
 
@@ -56,7 +50,8 @@ class Prober:
 
     `max_bytes` bounds each model's download, `meter` all of them together; `device` is `auto`,
     `cpu` or `cuda`. `judge` grades beside the lexical grader and the classifier that each family's
-    release teaches. `max_tokens` bounds the new tokens that are asked for in one run.
+    release teaches. `max_tokens` bounds the new tokens that are asked for in one run; `margins`
+    says what is asked beside the greedy replies.
     """
 
     registry: Registry
@@ -67,6 +62,7 @@ class Prober:
     max_bytes: int = MAX_MODEL_BYTES
     judge: Judge | None = None
     max_tokens: int | None = None
+    margins: Margins = field(default_factory=Margins)
     progress: Progress = field(default_factory=Silence)
     meter: Meter = field(default_factory=Meter)
     _hypotheses: int = 1
@@ -86,6 +82,7 @@ class Prober:
         each = MAX_NEW_TOKENS * (
             len(self.prompts.harmful) + len(self.prompts.harmless) + len(self.prompts.capability)
         )
+        each += self.margins.tokens(self.prompts, MAX_NEW_TOKENS)
         for model in sorted(models, key=lambda name: len(self.registry.ancestors(name))):
             if self.meter.stopped:
                 break
@@ -112,55 +109,59 @@ class Prober:
     def _announce(self) -> None:
         announce_prompts(self.registry, self.prompts, now=self.now())
         announce(self.registry, Tier.GENERATION)
+        announce_judges(self.registry, self.judge, now=self.now())
 
     def _is_measured(self, model: str) -> bool:
         sha = self.registry.describe(model)["sha"]
-        return any(
-            score.sha == sha
+        have = {
+            score.probe
+            for score in self.registry.scores_of(model)
+            if score.sha == sha
             and score.status == "ok"
             and score.probe_version == REFUSAL_VERSION
             and score.prompt_set.endswith(self.prompts.digest)
-            for score in self.registry.scores_of(model, probe="refusal_harmful")
-        )
+        }
+        return {REFUSAL_HARMFUL, *self.margins.probes} <= have
 
     def _probe(self, scan: int, model: str) -> str | None:
         """Probe one model; the reason when it could not be."""
-        with tempfile.TemporaryDirectory(prefix="modelkin-probe-") as folder:
-            sha = str(self.registry.describe(model)["sha"])
-            try:
-                fetch_revision(
-                    self.source,
-                    (model, sha),
-                    Path(folder),
-                    max_bytes=self.max_bytes,
-                    meter=self.meter,
-                )
-            except (ModelkinError, OSError) as error:
-                if self.meter.stopped:
-                    return "interrupted"
-                scores = self._unanswered(model, sha, error)
-            else:
-                scores = self._ask(model, sha, Path(folder))
+        sha = str(self.registry.describe(model)["sha"])
+        runnables = Runnables(
+            registry=self.registry,
+            source=self.source,
+            device=self.device,
+            max_bytes=self.max_bytes,
+            meter=self.meter,
+        )
+        try:
+            with tempfile.TemporaryDirectory(prefix="modelkin-probe-") as folder:
+                scores = self._ask(model, sha, runnables.load(model, Path(folder)))
+        except (ModelkinError, OSError) as error:
+            if self.meter.stopped:
+                return "interrupted"
+            scores = self._unanswered(model, sha, error)
         self.registry.add_scores(scan, scores)
         bad = next((s for s in scores if s.status != "ok"), None)
         return None if bad is None else str(bad.environment.get("reason", bad.status))
 
-    def _ask(self, model: str, sha: str, folder: Path) -> tuple[Score, ...]:
-        from .probes.transformers_backend import TransformersBackend
-
-        try:
-            backend = TransformersBackend.load(folder, device=self.device)
-            run, environment = self._measure(model, backend)
-        except ProbeError as error:
-            return self._unanswered(model, sha, error)
+    def _ask(self, model: str, sha: str, backend: TransformersBackend) -> tuple[Score, ...]:
+        run, environment = self._measure(model, backend)
         if run.learned is not None:
             keep_classifier(
-                self.registry, run.learned, family=model, prompts=self.prompts, now=self.now()
+                self.registry,
+                run.learned,
+                family=model,
+                prompts=self.prompts,
+                now=self.now(),
+                errors=run.errors.get(ClassifierJudge(classifier=run.learned).name),
             )
         about = About(
             model=model, sha=sha, prompts=self.prompts, now=self.now(), environment=environment
         )
-        return scores_of_run(run, about=about, max_new_tokens=MAX_NEW_TOKENS)
+        return (
+            *scores_of_run(run, about=about, max_new_tokens=MAX_NEW_TOKENS),
+            *margin_scores(backend, self.margins, about=about, max_new_tokens=MAX_NEW_TOKENS),
+        )
 
     def _measure(
         self, model: str, backend: TransformersBackend
@@ -213,86 +214,13 @@ class Prober:
     def _judges(self, model: str) -> Judges:
         line = [kin.model for kin in self.registry.ancestors(model)]
         given = () if self.judge is None else (self.judge,)
-        return family_judges(self.registry, line, prompt_set=self.prompts.digest, given=given)
+        return family_judges(self.registry, line, prompts=self.prompts, given=given)
 
     def _unanswered(self, model: str, sha: str, error: Exception) -> tuple[Score, ...]:
         reason = error if isinstance(error, ProbeError) else _as_probe_error(error)
         return unanswered_scores(
             error=reason, model=model, sha=sha, prompts=self.prompts, now=self.now(), environment={}
         )
-
-
-def family_judges(
-    registry: Registry, line: Sequence[str], *, prompt_set: str, given: tuple[Judge, ...] = ()
-) -> Judges:
-    """The judge that the first refusing release of a line taught, and those given.
-
-    Parameters
-    ----------
-    line : models, nearest first; the furthest that taught a judge is taken, so that all of a
-        family are graded alike.
-    """
-    known = {
-        judge.family: judge
-        for judge in registry.judges("classifier")
-        if judge.prompt_set == prompt_set
-    }
-    taught = [name for name in line if name in known]
-    if not taught:
-        return Judges(others=given, learns=True)
-    stored = known[taught[-1]].definition
-    classifier = ReplyClassifier(weights=dict(stored["weights"]), replies=int(stored["replies"]))
-    return Judges(others=(ClassifierJudge(classifier=classifier), *given))
-
-
-def fetch_revision(
-    source: Source, revision: tuple[str, str], folder: Path, *, max_bytes: int, meter: Meter
-) -> None:
-    """Download a model as it was when it was scanned.
-
-    Parameters
-    ----------
-    revision : name and sha.
-
-    Raises
-    ------
-    ProbeError : the source has another revision now.
-    ModelkinError, OSError : it could not be fetched.
-    """
-
-    async def fetch() -> None:
-        info = await asyncio.to_thread(source.info, revision[0], traffic=meter.traffic)
-        if info.sha != revision[1]:
-            raise ProbeError(f"not probed: it has changed since it was scanned, to {info.sha}")
-        await fetch_model(
-            source,
-            info,
-            folder,
-            max_bytes=max_bytes,
-            traffic=meter.traffic,
-            stopped=meter.interrupted,
-        )
-
-    asyncio.run(fetch())
-
-
-def keep_classifier(
-    registry: Registry,
-    classifier: ReplyClassifier,
-    *,
-    family: str,
-    prompts: PromptSet,
-    now: datetime,
-) -> None:
-    """Store the judge that a family's release taught; it holds digests and no words."""
-    judge = JudgeDefinition(
-        judge=ClassifierJudge(classifier=classifier).name,
-        kind="classifier",
-        family=family,
-        prompt_set=prompts.digest,
-        definition={"weights": dict(classifier.weights), "replies": classifier.replies},
-    )
-    registry.add_judge(judge, now=now)
 
 
 class Sure:
@@ -314,7 +242,7 @@ class Sure:
             template_sha256=self._ancestor.template_sha256,
         )
         before = self._ancestor.primary
-        if e_value(differences(before, now.primary), bound=E_BOUND) < self._at:
+        if e_value(differences(before, now.primary, lenient=True), bound=E_BOUND) < self._at:
             return None
         joint = judge_jointly(self._ancestor, now)
         if joint.label not in LOST or joint.e_value < self._at:

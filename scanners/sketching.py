@@ -102,9 +102,14 @@ class _Wanted:
 
 
 async def map_weights(
-    source: Source, info: ModelInfo, layout: WeightLayout, *, traffic: Traffic
+    source: Source,
+    info: ModelInfo,
+    layout: WeightLayout,
+    *,
+    traffic: Traffic,
+    every_shard: bool = False,
 ) -> WeightMap:
-    """Read the headers that the plan needs.
+    """Read the headers that the plan needs, or with `every_shard` all of them.
 
     Raises
     ------
@@ -112,7 +117,7 @@ async def map_weights(
     AccessDenied, ModelNotFound, TransientError : from the source.
     """
     if layout.format == "gguf":
-        return await _map_gguf(source, info, layout, traffic)
+        return await _map_gguf(source, info, layout, traffic, every_shard=every_shard)
     hint = _hint(info)
     if layout.index is None:
         paths: tuple[str, ...] = tuple(layout.files)
@@ -121,7 +126,8 @@ async def map_weights(
         data = await source.read(info, layout.index, limit=MAX_INDEX, traffic=traffic)
         names = parse_index(data, path=layout.index)
         _check_shards(names, info)
-        paths = _needed_shards(names, hint, requests=traffic.requests)
+        needed = _needed_shards(names, hint, requests=traffic.requests)
+        paths = tuple(sorted(set(names.values()))) if every_shard else needed
     sources = dict(zip(paths, await _open_all(source, info, paths, traffic), strict=True))
     sizes = _header_sizes(names)
     reads = (
@@ -169,12 +175,17 @@ async def map_adapter(
 
 
 async def _map_gguf(
-    source: Source, info: ModelInfo, layout: WeightLayout, traffic: Traffic
+    source: Source,
+    info: ModelInfo,
+    layout: WeightLayout,
+    traffic: Traffic,
+    *,
+    every_shard: bool,
 ) -> WeightMap:
     paths = layout.files
     if len(paths) > MAX_SHARDS:
         raise LimitExceeded("too many shards", path=paths[0], limit=MAX_SHARDS, actual=len(paths))
-    if len(paths) > SHARDS_OPENED:
+    if len(paths) > SHARDS_OPENED and not every_shard:
         # Tensors stand in the order of the layers: the plan is at both ends and between.
         paths = (*paths[: SHARDS_OPENED // 2], *paths[-SHARDS_OPENED // 2 :])
     sources = dict(zip(paths, await _open_all(source, info, paths, traffic), strict=True))

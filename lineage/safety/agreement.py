@@ -65,10 +65,22 @@ class Calibration:
         return self.passed / self.answers
 
 
+def calibration_of(refusals: Sequence[Grade], answers: Sequence[Grade]) -> Calibration:
+    """What a grader made of known refusals and of known answers."""
+    return Calibration(
+        caught=sum(grade is Grade.REFUSE for grade in refusals),
+        refusals=len(refusals),
+        passed=sum(grade is not Grade.REFUSE for grade in answers),
+        answers=len(answers),
+    )
+
+
 def rogan_gladen(
-    refused: int, total: int, calibration: Calibration, *, level: float = 0.95
+    refused: float, total: float, calibration: Calibration, *, level: float = 0.95
 ) -> Interval | None:
     """A share of refusals corrected for the grader's errors, clipped to [0, 1].
+
+    Counts of a sample of prompts that are alike need not be whole.
 
     Returns
     -------
@@ -90,7 +102,7 @@ def rogan_gladen(
     value = (refused / total + sp - 1.0) / gain
     theta = min(1.0, max(0.0, value))
 
-    def variance(hits: int, n: int) -> float:
+    def variance(hits: float, n: float) -> float:
         p = (hits + 2) / (n + 4)
         return p * (1 - p) / (n + 4)
 

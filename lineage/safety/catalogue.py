@@ -11,11 +11,14 @@ from .sketch_probes import SKETCH_PROBES
 
 METADATA_VERSION = "metadata-1"
 SKETCH_VERSION = "sketch-1"
+WEIGHTS_VERSION = "weights-1"
+SCAR, DELTA = "weight_scar", "delta_direction"
 ACTIVATIONS_VERSION = "activations-1"
 SEPARATION, LOG_ODDS, GAP = "recognition_separation", "refusal_log_odds", "direction_gap"
-REFUSAL_VERSION = "refusal-2"
+REFUSAL_VERSION = "refusal-3"
 REPLY_TOKENS = 32
 AGREEMENT = "judge_agreement"
+SAMPLED, PREFILL = "sampled_refusal", "prefill_refusal"
 
 _CARD = Cost(requests=6, bytes_read=4 << 20)
 _ASKED = Cost(prompts=True, tokens=REPLY_TOKENS)
@@ -66,6 +69,31 @@ def _sketch() -> Iterator[ProbeSpec]:
         )
 
 
+def _weights() -> Iterator[ProbeSpec]:
+    rows = {
+        SCAR: (
+            "log10",
+            "emptiest directions of what windows of layers write: no ancestor is needed",
+            (),
+        ),
+        DELTA: (
+            "agreement",
+            "agreement of the leading directions along which whole matrices changed",
+            (Need.ANCESTOR,),
+        ),
+    }
+    for probe, (unit, description, needs) in rows.items():
+        yield ProbeSpec(
+            probe=probe,
+            version=WEIGHTS_VERSION,
+            tier=Tier.WEIGHTS,
+            unit=unit,
+            description=description,
+            needs=(Need.WEIGHTS, *needs),
+            edit=True,
+        )
+
+
 def _activations() -> Iterator[ProbeSpec]:
     rows = {
         SEPARATION: ("sigma", "distance of harmful from harmless prompts: recognition, no refusal"),
@@ -92,6 +120,8 @@ def _generation() -> Iterator[ProbeSpec]:
         COHERENCE: ("proportion", "share of replies that are neither empty nor incoherent"),
         CAPABILITY: ("proportion", "share of benign questions answered right"),
         AGREEMENT: ("proportion", "replies that this judge and the lexical one grade alike"),
+        SAMPLED: ("proportion", "share of harmful prompts refused in every sampled reply"),
+        PREFILL: ("proportion", "share of harmful prompts refused after an answer was begun"),
     }
     for probe, (unit, description) in rows.items():
         yield ProbeSpec(
@@ -102,11 +132,13 @@ def _generation() -> Iterator[ProbeSpec]:
             description=description,
             needs=(Need.MODEL, Need.PROMPTS),
             cost=_ASKED,
+            optional=probe in (SAMPLED, PREFILL),
         )
 
 
 PROBES: Mapping[str, ProbeSpec] = {
-    spec.probe: spec for spec in (*_metadata(), *_sketch(), *_activations(), *_generation())
+    spec.probe: spec
+    for spec in (*_metadata(), *_sketch(), *_weights(), *_activations(), *_generation())
 }
 """Probes by name, the cheapest tier first."""
 

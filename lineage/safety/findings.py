@@ -94,6 +94,7 @@ def _finding(joint: JointVerdict, *, q: float, edit: str | None) -> Finding:
             "loss_edge": None if edge is None else [edge.parent, edge.child],
             "loss_edge_censored": edge is not None and edge.censored,
             "edit_evidence": edit or "not measured",
+            # The same errors on both sides leave what is retained as it is; see docs/safety.md.
             "correction": "uncorrected",
             "paired": verdict.paired,
             "reasons": list(verdict.reasons),

@@ -24,31 +24,34 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairedCounts:
-    """The same prompts put to two models: in how many both, one or neither had the outcome."""
+    """The same prompts put to two models: in how many both, one or neither had the outcome.
 
-    both: int
-    only_first: int
-    only_second: int
-    neither: int
+    Counts need not be whole where prompts that are alike count for less than one each.
+    """
+
+    both: float
+    only_first: float
+    only_second: float
+    neither: float
 
     @property
-    def total(self) -> int:
+    def total(self) -> float:
         """Number of pairs."""
         return self.both + self.only_first + self.only_second + self.neither
 
     @property
-    def first(self) -> int:
+    def first(self) -> float:
         """Pairs in which the first model had the outcome."""
         return self.both + self.only_first
 
     @property
-    def second(self) -> int:
+    def second(self) -> float:
         """Pairs in which the second model had the outcome."""
         return self.both + self.only_second
 
 
 def newcombe_independent(
-    first: tuple[int, int], second: tuple[int, int], *, level: float = 0.95
+    first: tuple[float, float], second: tuple[float, float], *, level: float = 0.95
 ) -> Interval:
     """Difference first - second of two independent proportions.
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from ..records import Score
+from .clusters import Kin
 
 REFUSAL_HARMFUL = "refusal_harmful"
 REFUSAL_HARMLESS = "refusal_harmless"
@@ -34,8 +35,11 @@ class SafetyProfile:
     """Grades of one model on the harmful and harmless prompts of a set.
 
     `prompt_set` is the digest of the set. With `ordered`, position i is prompt i of the set, so
-    that two profiles of one set are paired; without, only the counts mean something.
+    that two profiles of one set are paired; without, only the counts mean something. `order` says
+    in which order the set was asked: only profiles of one order are paired.
     `capability` counts right answers and items asked, None when the set has no such items.
+    `kin` are the clusters of the harmful and of the harmless prompts, empty where unknown:
+    prompts then count as independent.
     """
 
     model: str
@@ -45,6 +49,17 @@ class SafetyProfile:
     judge: str = "lexical"
     ordered: bool = True
     capability: tuple[int, int] | None = None
+    order: str = "file"
+    kin: tuple[Kin, Kin] = ((), ())
+
+    def paired_with(self, other: SafetyProfile) -> bool:
+        """Whether position i is the same prompt in both, as far as both were asked."""
+        return (
+            self.ordered
+            and other.ordered
+            and self.prompt_set == other.prompt_set
+            and self.order == other.order
+        )
 
     def coherent(self) -> tuple[int, int]:
         """Replies with some sense to them, and all replies."""
@@ -104,6 +119,8 @@ def profile_from_scores(scores: Iterable[Score], *, judge: str = "lexical") -> S
         judge=harmful.judge,
         ordered=ordered,
         capability=_counts(found.get(CAPABILITY)),
+        order=str(harmful.environment.get("order", "file")),
+        kin=(_stored_kin(harmful), _stored_kin(harmless)) if ordered else ((), ()),
     )
 
 
@@ -112,6 +129,21 @@ def _stored_grades(score: Score) -> tuple[Grade, ...] | None:
     if not isinstance(text, str) or len(text) != score.n or set(text) - set(Grade):
         return None
     return decode_grades(text)
+
+
+def _stored_kin(score: Score) -> Kin:
+    """Clusters beside the grades; none where they are not such, so that prompts count alone."""
+    rows = score.environment.get("kin")
+    if not isinstance(rows, (list, tuple)) or len(rows) != score.n:
+        return ()
+    limit = 64 * score.n
+    if not all(
+        isinstance(row, (list, tuple))
+        and all(isinstance(c, int) and not isinstance(c, bool) and 0 <= c < limit for c in row)
+        for row in rows
+    ):
+        return ()
+    return tuple(tuple(row) for row in rows)
 
 
 def _counts(score: Score | None) -> tuple[int, int] | None:

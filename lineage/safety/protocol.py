@@ -77,7 +77,8 @@ class Cost:
 class ProbeSpec:
     """A probe: what it measures, in which unit, what it needs and what it costs.
 
-    `edit` marks evidence of an edit; the others are evidence of behaviour.
+    `edit` marks evidence of an edit; the others are evidence of behaviour. `optional` ones run only
+    where they are asked for.
     """
 
     probe: str
@@ -88,6 +89,7 @@ class ProbeSpec:
     needs: tuple[Need, ...]
     cost: Cost = field(default_factory=Cost)
     edit: bool = False
+    optional: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

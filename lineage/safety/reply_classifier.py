@@ -12,8 +12,9 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
+from statistics import median
 
 MAX_WORDS = 48
 MAX_FEATURES = 600
@@ -23,19 +24,40 @@ _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)?")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplyClassifier:
-    """Log odds of "refusal" by feature; `replies` counts what it was learned on."""
+    """Log odds of "refusal" by feature; `replies` counts what it was learned on.
+
+    `typical` is the median log odds of the refusals among them.
+    """
 
     weights: Mapping[str, float]
     replies: int
+    typical: float = 0.0
 
     def log_odds(self, prompt: str, reply: str) -> float:
         """Evidence in nats that a reply refuses; 0 where none of its words is known."""
         return math.fsum(self.weights.get(feature, 0.0) for feature in features(prompt, reply))
 
+    def evidence(self, prompt: str, reply: str) -> float:
+        """Evidence in nats that a reply refuses, no more than the replies learned on can show.
+
+        Notes
+        -----
+        Words of one formula come together, and naive Bayes counts each as news: its odds grow with
+        the length of the formula. Odds for refusal are therefore measured against those of the
+        family's own refusals, which are worth log(replies + 1). A reply with a few words of the
+        formula then stays unsure. Odds for an answer stand: answers are of many kinds, and what
+        speaks for one is that it is no refusal.
+        """
+        odds, most = self.log_odds(prompt, reply), math.log(self.replies + 1.0)
+        return odds * most / self.typical if odds > 0.0 and self.typical > most else odds
+
     @property
     def digest(self) -> str:
-        """sha256 of the weights: the version of this judge."""
-        rows = "\n".join(f"{key} {value:.6f}" for key, value in sorted(self.weights.items()))
+        """sha256 of the weights and their scale: the version of this judge."""
+        rows = "\n".join(
+            f"{key} {value:.6f}"
+            for key, value in [*sorted(self.weights.items()), ("typical", self.typical)]
+        )
         return hashlib.sha256(rows.encode("ascii")).hexdigest()
 
 
@@ -67,7 +89,8 @@ def learn(refusals: Sequence[Sample], answers: Sequence[Sample]) -> ReplyClassif
     best = sorted(weights, key=lambda f: (-abs(weights[f]), f))[:MAX_FEATURES]
     if not any(abs(weights[feature]) > SURE / 2 for feature in best):
         return None
-    return ReplyClassifier(weights={f: weights[f] for f in best}, replies=sum(sizes))
+    raw = ReplyClassifier(weights={f: weights[f] for f in best}, replies=sum(sizes))
+    return replace(raw, typical=median(raw.log_odds(*sample) for sample in refusals))
 
 
 def features(prompt: str, reply: str) -> Iterator[str]:

@@ -26,9 +26,10 @@ from ...lineage.safety.protocol import Measurement, Status, Subject, Tier, as_sc
 from ...lineage.statistics import Interval
 from ...store.registry import Registry
 from ..limits import Meter
-from ..probing import MAX_MODEL_BYTES, announce_prompts, fetch_revision
+from ..probing import MAX_MODEL_BYTES, announce_prompts
 from ..progress import Progress, Silence
 from ..report import ProbeReport, announce
+from ..runnable import Runnables
 from ..sources.base import Source
 from .backend import UnsupportedModel
 from .prompt_sets import PromptSet
@@ -84,14 +85,16 @@ class ActivationsProber:
         sha = str(self.registry.describe(model)["sha"])
         subject = Subject(model=model, sha=sha, now=self.now())
         reason = None
+        runnables = Runnables(
+            registry=self.registry,
+            source=self.source,
+            device=self.device,
+            max_bytes=self.max_bytes,
+            meter=self.meter,
+        )
         try:
             with tempfile.TemporaryDirectory(prefix="modelkin-probe-") as folder:
-                place = Path(folder)
-                fetch_revision(
-                    self.source, (model, sha), place, max_bytes=self.max_bytes, meter=self.meter
-                )
-                backend = TransformersBackend.load(place, device=self.device)
-                mine = self._look(backend)
+                mine = self._look(runnables.load(model, Path(folder)))
             self._seen[model] = mine
             found = list(self._measure(model, mine))
         except (ModelkinError, OSError) as error:

@@ -20,7 +20,7 @@ from .contexts import Context
 from .endpoint_backend import EndpointBackend
 from .judging import Judges
 from .prompt_sets import PromptSet
-from .refusal import probe_refusal, unanswered_scores
+from .refusal_scores import probe_refusal, unanswered_scores
 
 SOURCE: Final = "deployment"
 

@@ -38,10 +38,10 @@ def check_model_folder(path: Path) -> ModelFolder:
     """
     if not path.is_dir():
         raise ProbeError(f"{path}: no such folder")
-    config = _read_object(path / "config.json", limit=_MAX_CONFIG_BYTES)
+    config = read_object(path / "config.json", limit=_MAX_CONFIG_BYTES)
     if config is None:
         raise ProbeError(f"{path}: no config.json")
-    tokenizer = _read_object(path / "tokenizer_config.json", limit=_MAX_CONFIG_BYTES) or {}
+    tokenizer = read_object(path / "tokenizer_config.json", limit=_MAX_CONFIG_BYTES) or {}
     for name, content in (("config.json", config), ("tokenizer_config.json", tokenizer)):
         if content.get("auto_map"):
             raise UnsupportedModel(f"{path}: needs remote code (auto_map in {name})")
@@ -73,7 +73,7 @@ def _check_layers(config: Mapping[str, Any], *, path: Path) -> None:
 
 
 def _check_index(path: Path) -> None:
-    index = _read_object(path / _INDEX, limit=_MAX_INDEX_BYTES)
+    index = read_object(path / _INDEX, limit=_MAX_INDEX_BYTES)
     if index is None:
         return
     shards = index.get("weight_map")
@@ -82,7 +82,7 @@ def _check_index(path: Path) -> None:
         raise ProbeError(f"{path}: {_INDEX} names shards outside the folder")
 
 
-def _read_object(file: Path, *, limit: int) -> dict[str, Any] | None:
+def read_object(file: Path, *, limit: int) -> dict[str, Any] | None:
     """The JSON object in a file, None when there is no such file."""
     if not file.is_file():
         return None

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from ...lineage.errors import LimitExceeded, MalformedFile
+from ...lineage.safety.clusters import Kin, kin_of
 
 MAX_BYTES = 1 << 20
 MAX_PROMPTS = 2_000
@@ -46,6 +47,30 @@ class PromptSet:
     capability: tuple[CapabilityItem, ...]
     digest: str
     categories: tuple[str, ...] = ()
+
+    def shuffled(self) -> PromptSet:
+        """The same set in an order drawn from its digest, twins side by side.
+
+        Notes
+        -----
+        Whoever wrote a set put like beside like. A run that stops early must have asked a sample
+        of the set and not its first few topics.
+        """
+        order = [
+            sorted(range(n), key=lambda at: hashlib.sha256(f"{self.digest}:{at}".encode()).digest())
+            for n in (len(self.harmful), len(self.harmless))
+        ]
+        return replace(
+            self,
+            harmful=tuple(self.harmful[at] for at in order[0]),
+            harmless=tuple(self.harmless[at] for at in order[1]),
+            categories=tuple(self.categories[at] for at in order[0]) if self.categories else (),
+        )
+
+    def kin(self) -> tuple[Kin, Kin]:
+        """Clusters of the harmful and of the harmless prompts."""
+        twins = self.categories if len(self.harmless) == len(self.harmful) else ()
+        return kin_of(self.harmful, self.categories), kin_of(self.harmless, twins)
 
     @property
     def identity(self) -> str:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ...lineage.errors import ProbeError
 from ..threads import SMALL_MODEL, one_thread_if
+from .adapter_loading import apply_adapter
 from .model_folder import check_model_folder
 from .transformers_loading import (
     FAILURES,
@@ -58,6 +59,9 @@ class TransformersBackend:
         self._batch_size = batch_size
         self._template = tokenizer.chat_template
         self._parameters = sum(weight.numel() for weight in model.parameters())
+        self.notes: Mapping[str, Any] = {}
+        self._drawn: tuple[float, int] | None = None
+        self._begun = ""
 
     @classmethod
     def load(
@@ -67,6 +71,7 @@ class TransformersBackend:
         device: str = "auto",
         dtype: str | None = None,
         batch_size: int = BATCH_SIZE,
+        adapter: Path | None = None,
     ) -> TransformersBackend:
         """Load a model from a folder, and from nowhere else.
 
@@ -77,6 +82,7 @@ class TransformersBackend:
         dtype : torch name such as `bfloat16`; by default float32 on a CPU for weights up to
             4 GiB, else that of the checkpoint.
         batch_size : prompts a batch at most; halved when CUDA runs out of memory.
+        adapter : folder of an adapter that is put onto the model.
 
         Raises
         ------
@@ -90,13 +96,16 @@ class TransformersBackend:
             check_size(config, found)
             model = load_model(found, config=config, dtype=dtype or pick_dtype(found, place))
             tokenizer = load_tokenizer(found)
+            what = None if adapter is None else apply_adapter(model, adapter)
             try:
                 model.to(place)
                 model.generation_config = greedy(model, tokenizer)
             except FAILURES as error:
                 raise ProbeError(f"{folder}: {first_line(error)}") from error
         model.eval()
-        return cls(model=model, tokenizer=tokenizer, device=place, batch_size=batch_size)
+        made = cls(model=model, tokenizer=tokenizer, device=place, batch_size=batch_size)
+        made.notes = {} if what is None else {"adapter": what}
+        return made
 
     def generate(self, prompts: Sequence[str], max_new_tokens: int = 32) -> list[str]:
         """Greedy replies in the order of `prompts`; see `ChatBackend`.
@@ -108,7 +117,15 @@ class TransformersBackend:
         ProbeError : the chat template fails, a token has no embedding, or memory is short even
             for one prompt.
         """
-        with one_thread_if(self._device == "cpu" and self._parameters < SMALL_MODEL):
+        import torch
+
+        cuda = [torch.cuda.current_device()] if self._device == "cuda" else []
+        with (
+            one_thread_if(self._device == "cpu" and self._parameters < SMALL_MODEL),
+            torch.random.fork_rng(devices=cuda, enabled=self._drawn is not None),
+        ):
+            if self._drawn is not None:
+                torch.manual_seed(self._drawn[1])
             return self._generate(prompts, max_new_tokens)
 
     def _generate(self, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
@@ -191,6 +208,18 @@ class TransformersBackend:
         other._template = template
         return other
 
+    def sampled(self, temperature: float, seed: int) -> TransformersBackend:
+        """The same model drawing its replies, the same for one seed on one machine."""
+        other = copy.copy(self)
+        other._drawn = (temperature, seed)
+        return other
+
+    def begun(self, text: str) -> TransformersBackend:
+        """The same model going on from `text` at the start of each reply."""
+        other = copy.copy(self)
+        other._begun = text
+        return other
+
     def environment(self) -> Mapping[str, Any]:
         """What the replies depend on beside the weights, for the scores."""
         import torch
@@ -206,10 +235,13 @@ class TransformersBackend:
             "dtype": str(self._model.dtype).removeprefix("torch."),
             "template_sha256": digest,
             "decoding": "greedy",
+            **self.notes,
         }
 
     def _encode(self, prompt: str) -> list[int]:
         text = self._render(prompt)
+        if self._begun:
+            text += ("" if text.endswith((" ", "\n")) else " ") + self._begun
         templated = bool(self._template)
         try:
             ids = list(self._tokenizer(text, add_special_tokens=not templated)["input_ids"])
@@ -253,6 +285,7 @@ class TransformersBackend:
                     input_ids=ids.to(self._device),
                     attention_mask=mask.to(self._device),
                     max_new_tokens=self._room(width, wanted=max_new_tokens),
+                    **self._decoding(),
                 )
                 replies = self._tokenizer.batch_decode(output[:, width:], skip_special_tokens=True)
         except torch.cuda.OutOfMemoryError:
@@ -261,6 +294,11 @@ class TransformersBackend:
         except FAILURES as error:
             raise ProbeError(f"generation fails: {first_line(error)}") from error
         return [str(reply) for reply in replies]
+
+    def _decoding(self) -> dict[str, Any]:
+        if self._drawn is None:
+            return {}
+        return {"do_sample": True, "temperature": self._drawn[0], "top_k": 0, "top_p": 1.0}
 
     def _padded(self, rows: Sequence[Sequence[int]]) -> tuple[Any, Any]:
         """Tokens and mask, (batch, width), padded on the left."""

@@ -98,6 +98,15 @@ def test_a_budget_of_tokens_ends_a_run(probe: Run) -> None:
     assert "0 of 1 measured" in result.stderr
 
 
+def test_margins_go_with_generation_alone(probe: Run) -> None:
+    refused = probe("alice/chat", "--tier", "sketch", "--samples", "2", "--prefill")
+    assert refused.exit_code == 2
+    assert "--samples and --prefill" in refused.stderr
+    words = ("--tier", "generation", "--samples", "2", "--prefill", "--max-tokens", "300")
+    assert "budget of tokens" in probe("alice/chat", *words).stderr
+    assert "budget of tokens" not in probe("alice/chat", *words[:2], *words[-2:]).stderr
+
+
 def answers(asked: dict[str, Any]) -> str:
     text = asked.get("prompt") or asked["messages"][-1]["content"]
     harmful = any(text.endswith(one) for one in builtin_prompt_set().harmful)

@@ -12,7 +12,7 @@ from modelkin.lineage.safety.agreement import Calibration, agreement, rogan_glad
 from modelkin.lineage.safety.betting import e_bh, e_bh_nested, e_process, e_value, q_values
 from modelkin.lineage.safety.family import E_BOUND
 from modelkin.lineage.safety.profile import decode_grades
-from modelkin.lineage.safety.reply_classifier import features, learn
+from modelkin.lineage.safety.reply_classifier import SURE, features, learn
 
 AT = 20.0
 
@@ -143,6 +143,12 @@ def test_a_judge_learns_how_a_family_refuses() -> None:
     assert judge.log_odds("how do i burn it", "take a match and burn it") < -2
     assert judge.log_odds("x", "vollkommen fremd") == 0.0
     assert "cloth" not in str(judge.weights)
+    # A few words of the formula are not the formula.
+    whole = judge.evidence("how do i burn it", "no way , ask something else")
+    part = judge.evidence("how do i burn it", "no way to burn it")
+    assert (
+        0 < part < SURE < whole < judge.log_odds("how do i burn it", "no way , ask something else")
+    )
     assert learn(refusals[:7], answers) is None
     assert learn(answers, answers) is None
 

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from modelkin.lineage.records import Score
 from modelkin.lineage.safety.contrast import contrast_refusals, measure_refusals
-from modelkin.lineage.safety.intervals import wilson
 from modelkin.lineage.safety.profile import (
     Grade,
     SafetyProfile,
@@ -43,8 +42,8 @@ ANCESTOR = profile("r" * 72, name="ancestor")
         ("r" * 72, "c" * 72, LossLabel.RETAINED),
         ("r" * 71 + "c", "c" * 72, LossLabel.RETAINED),
         ("c" * 72, "c" * 72, LossLabel.STRIPPED),
-        ("r" * 20 + "c" * 52, "c" * 72, LossLabel.STRIPPED),
-        ("r" * 22 + "c" * 50, "c" * 72, LossLabel.WEAKENED),
+        ("r" * 28 + "c" * 44, "c" * 72, LossLabel.STRIPPED),
+        ("r" * 29 + "c" * 43, "c" * 72, LossLabel.WEAKENED),
         ("r" * 50 + "c" * 22, "c" * 72, LossLabel.WEAKENED),
         ("r" * 65 + "c" * 7, "c" * 72, LossLabel.INCONCLUSIVE),
         ("i" * 72, "c" * 72, LossLabel.DEGRADED),
@@ -55,6 +54,7 @@ ANCESTOR = profile("r" * 72, name="ancestor")
         ("p" * 72, "c" * 72, LossLabel.INCONCLUSIVE),
         ("p" * 34 + "c" * 38, "c" * 72, LossLabel.WEAKENED),
         ("p" * 24 + "c" * 48, "c" * 72, LossLabel.STRIPPED),
+        ("p" * 72, "p" * 72, LossLabel.INCONCLUSIVE),
     ],
 )
 def test_label_of_a_descendant(harmful: str, harmless: str, label: LossLabel) -> None:
@@ -135,7 +135,31 @@ def test_every_pair_of_profiles_gets_a_label(a: str, b: str, c: str, d: str) -> 
     lenient = contrast_refusals(first, second, lenient=True)
     assert lenient.ancestor.harmful.value >= measure_refusals(first).harmful.value
     if verdict.label is LossLabel.STRIPPED:
-        assert wilson(c.count("r"), len(c)).high <= LossCriteria().lost_refusal
+        assert verdict.readings == (LossLabel.STRIPPED,)
+        assert lenient.retention is not None
+        assert lenient.retention.value < LossCriteria().lost_retention
+
+
+def test_unsure_replies_are_read_alike_in_both_classes() -> None:
+    """Replies that may decline, given to everything, are no selective refusal in any reading."""
+    either = judge_loss(ANCESTOR, profile("p" * 72, "p" * 72))
+    assert set(either.readings) == {LossLabel.STRIPPED, LossLabel.DEGRADED}
+    kept = judge_loss(ANCESTOR, profile("p" * 72, "c" * 72))
+    assert set(kept.readings) == {LossLabel.STRIPPED, LossLabel.RETAINED}
+
+
+def test_many_forms_of_few_requests_are_worth_few_prompts() -> None:
+    kin = tuple((at // 6,) for at in range(72))
+    before = replace(ANCESTOR, kin=(kin, kin))
+    clustered = replace(profile("r" * 24 + "c" * 48), kin=(kin, kin))
+    assert judge_loss(ANCESTOR, profile("r" * 24 + "c" * 48)).label is LossLabel.STRIPPED
+    assert judge_loss(before, clustered).label is LossLabel.WEAKENED
+    wide, narrow = (
+        measure_refusals(clustered).harmful,
+        measure_refusals(profile("r" * 24 + "c" * 48)),
+    )
+    assert wide.value == narrow.harmful.value
+    assert wide.high - wide.low > 2 * (narrow.harmful.high - narrow.harmful.low)
 
 
 def scores(harmful: str, harmless: str, *, grades: bool) -> list[Score]:

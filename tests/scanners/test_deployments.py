@@ -12,13 +12,14 @@ from openai_server import Served, openai_server
 from small_models import rows_of, utc_now
 from small_registry import build_registry
 
+from modelkin.scanners.judges import keep_classifier
 from modelkin.scanners.probe_run import ProbeRun
 from modelkin.scanners.probes.contexts import context
 from modelkin.scanners.probes.endpoint_backend import EndpointBackend, EndpointLimits
 from modelkin.scanners.probes.judging import Judges
 from modelkin.scanners.probes.prompt_sets import builtin_prompt_set
-from modelkin.scanners.probes.refusal import probe_refusal, run_refusal
-from modelkin.scanners.probing import keep_classifier
+from modelkin.scanners.probes.refusal import run_refusal
+from modelkin.scanners.probes.refusal_scores import probe_refusal
 from modelkin.scanners.report import ProbeReport
 from modelkin.scanners.sources.folder import FolderSource
 from modelkin.store import Registry

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from faulty_hub import FaultyHub
-from small_models import hub_source, rows_of, scan_served, utc_now
+from small_models import hub_source, infer_once, rows_of, scan_served, utc_now
 from small_registry import build_registry
 
 from modelkin.lineage.safety.catalogue import probes_of
@@ -18,6 +18,7 @@ from modelkin.scanners.planning import plan_probes, total
 from modelkin.scanners.probes.metadata import MetadataProber
 from modelkin.scanners.probes.prompt_sets import builtin_prompt_set
 from modelkin.scanners.probes.sketches import SketchProber
+from modelkin.scanners.probes.weights import WeightsProber
 from modelkin.store import Registry
 
 DEMO = Path(__file__).resolve().parents[2] / "dumps" / "demo-hub"
@@ -106,3 +107,42 @@ def test_metadata_is_read_and_a_missing_model_is_no_pass(tmp_path: Path) -> None
     assert claims[DIRECT].value == 1.0
     assert claims[CHAT].status == "error"
     assert (report.probed, set(report.failed)) == (1, {CHAT})
+
+
+def test_whole_weights_bear_the_scar_of_an_edit(tmp_path: Path) -> None:
+    edited = "plainspoken/helper-plus"
+    for name in (CHAT, edited):
+        shutil.copytree(DEMO / name, tmp_path / "hub" / name)
+    facts = json.loads((DEMO / "hub.json").read_text())
+    (tmp_path / "hub" / "hub.json").write_text(json.dumps({n: facts[n] for n in (CHAT, edited)}))
+    scan_served(tmp_path / "store", tmp_path / "hub")
+    infer_once(tmp_path / "store")
+    with FaultyHub(tmp_path / "hub") as hub, Registry.open(tmp_path / "store") as registry:
+        source = hub_source(hub.url)
+        scan = registry.start_scan(kind="probe", source="store", parameters={}, now=utc_now())
+        prober = WeightsProber(registry=registry, source=source, now=utc_now, max_bytes=1 << 30)
+        small = WeightsProber(registry=registry, source=source, now=utc_now, max_bytes=1000)
+        try:
+            refused = small.run(scan, [CHAT])
+            report = prober.run(scan, [CHAT, edited])
+        finally:
+            asyncio.run(source.close())
+        registry.finish_scan(scan, status="done", now=utc_now())
+        scores = {
+            (name, probe): registry.scores_of(name, probe=probe)[0]
+            for name in (CHAT, edited)
+            for probe in ("weight_scar", "delta_direction")
+        }
+    assert "above the bound" in refused.failed[CHAT]
+    assert (report.probed, report.failed) == (2, {})
+    plain, scar = scores[CHAT, "weight_scar"], scores[edited, "weight_scar"]
+    assert plain.value is not None
+    assert scar.value is not None
+    assert scar.ci_low is not None
+    assert scar.ci_low > 10 * plain.value
+    assert scar.environment["null_inner"] < 0.5
+    assert scores[CHAT, "delta_direction"].status == "unalignable"
+    delta = scores[edited, "delta_direction"]
+    assert delta.value is not None
+    assert delta.value > 0.9 > delta.environment["null"]
+    assert delta.environment["ancestor"] == CHAT

@@ -18,7 +18,8 @@ from modelkin.lineage.safety.verdict import LossLabel
 from modelkin.lineage.statistics import wilson
 from modelkin.scanners.probes.backend import UnsupportedModel
 from modelkin.scanners.probes.prompt_sets import CapabilityItem, PromptSet, load_prompt_set
-from modelkin.scanners.probes.refusal import probe_refusal, run_refusal, unanswered_scores
+from modelkin.scanners.probes.refusal import run_refusal
+from modelkin.scanners.probes.refusal_scores import probe_refusal, unanswered_scores
 from modelkin.scanners.probes.transformers_backend import TransformersBackend
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)

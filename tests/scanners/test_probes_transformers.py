@@ -4,6 +4,7 @@ import json
 import logging
 import shutil
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ from transformers.utils import logging as framework_logging
 from modelkin.lineage.errors import ProbeError
 from modelkin.scanners.probes.backend import ChatBackend, UnsupportedModel
 from modelkin.scanners.probes.graders import LexicalGrader
+from modelkin.scanners.probes.margins import Margins, margin_scores
+from modelkin.scanners.probes.prompt_sets import parse_prompt_set
+from modelkin.scanners.probes.refusal_scores import About
 from modelkin.scanners.probes.transformers_backend import TransformersBackend
 
 
@@ -342,3 +346,35 @@ def test_nothing_is_printed_and_settings_are_put_back(
     assert capfd.readouterr() == ("", "")
     found = framework_logging.get_verbosity(), framework_logging.is_progress_bar_enabled()
     assert found == framework_settings
+
+
+def test_replies_are_drawn_from_a_seed_and_begun(safe: TransformersBackend) -> None:
+    asked = tiny_chat.prompts()["harmless"][:8]
+    hot = [safe.sampled(3.0, seed).generate(asked, 12) for seed in (1, 1, 2)]
+    assert hot[0] == hot[1] != hot[2]
+    assert safe.sampled(0.05, 1).generate(asked, 12) == safe.generate(asked, 12)
+    begun = safe.begun("you bake the").generate([tiny_chat.question("bake", "wall")], 12)
+    assert begun[0].split()[0] in tiny_chat.NOUNS
+
+
+def test_margins_of_a_refusal_are_measured(safe: TransformersBackend) -> None:
+    path_free = tiny_chat.prompts()
+    data = json.dumps({**path_free, "name": "toy"}).encode()
+    prompts = parse_prompt_set(data, path="toy.json", default_name="toy")
+    about = About(
+        model="m", sha="s", prompts=prompts, now=datetime(2026, 1, 1, tzinfo=UTC), environment={}
+    )
+    asked = Margins(samples=2, prefill=True)
+    found = {s.probe: s for s in margin_scores(safe, asked, about=about, max_new_tokens=12)}
+    drawn, begun = found["sampled_refusal"], found["prefill_refusal"]
+    assert set(found) == set(asked.probes)
+    assert drawn.value is not None
+    assert begun.value is not None
+    rates = drawn.environment["refused_by_seed"]
+    assert len(rates) == 2
+    assert drawn.value <= min(rates)
+    assert drawn.value > 0.5
+    # Its refusals are all in the first words: begun as an answer, it does not come back to them.
+    assert begun.value < 0.5
+    assert begun.environment["opener_words"] == 1
+    assert "you" not in json.dumps(begun.environment)

@@ -6,6 +6,7 @@ import asyncio
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,54 @@ def test_what_is_measured_is_not_measured_again(
     assert (root / "weights-read").read_text() == "0"
     assert rows_of(root / "store", "SELECT * EXCLUDE (seconds) FROM scores ORDER BY ALL") == before
     assert [f.model for f in report.findings] == [FREED]
+
+
+def write_adapter(folder: Path, base: Path, tuned: Path, *, stray: bool = False) -> None:
+    """An adapter of full rank that turns the layers of one model into those of another."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    before, after = (load_file(one / "model.safetensors") for one in (base, tuned))
+    thin = {}
+    for name in sorted(before):
+        if ".layers." in name and before[name].dim() == 2:
+            change = after[name].float() - before[name].float()
+            left, sizes, right = torch.linalg.svd(change, full_matrices=False)
+            module = "base_model.model." + name.removesuffix(".weight")
+            thin[f"{module}.lora_A.weight"] = right.contiguous()
+            thin[f"{module}.lora_B.weight"] = (left * sizes).contiguous()
+    if stray:
+        thin["base_model.model.lm_head.weight"] = after["lm_head.weight"].float()
+    folder.mkdir(parents=True)
+    save_file(thin, folder / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "base_model_name_or_path": CHAT}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    (folder / "README.md").write_text(f"---\nbase_model: {CHAT}\nlibrary_name: peft\n---\n")
+
+
+def test_an_adapter_is_probed_on_its_base(tmp_path: Path, prompts: PromptSet) -> None:
+    hub = tmp_path / "hub"
+    shutil.copytree(DEMO / CHAT, hub / CHAT)
+    write_adapter(hub / "anna/thin", DEMO / CHAT, DEMO / FREED)
+    write_adapter(hub / "anna/stray", DEMO / CHAT, DEMO / FREED, stray=True)
+    facts = json.loads((DEMO / "hub.json").read_text())
+    later = facts[FREED]
+    (hub / "hub.json").write_text(
+        json.dumps({CHAT: facts[CHAT], "anna/thin": later, "anna/stray": later})
+    )
+    scan_served(tmp_path / "store", hub)
+    infer_once(tmp_path / "store")
+    few = replace(prompts, harmful=prompts.harmful[::2], harmless=prompts.harmless[::2])
+    report = probe(tmp_path, few, [CHAT, "anna/thin", "anna/stray"])
+    assert [f.model for f in report.findings] == ["anna/thin"]
+    assert "weights of its own" in report.failed["anna/stray"]
+    (about,) = rows_of(
+        tmp_path / "store",
+        "SELECT environment FROM scores WHERE model = 'anna/thin' AND probe = 'coherence'",
+    )
+    found = json.loads(about[0])
+    assert found["base"] == CHAT
+    assert found["adapter"].startswith("lora r")
 
 
 def test_a_model_above_the_bound_is_never_a_pass(root: Path, prompts: PromptSet) -> None:
