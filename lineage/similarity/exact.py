@@ -16,6 +16,8 @@ from .tiles import Ints, Rows, take
 
 Float64 = NDArray[np.float64]
 
+CPU_CACHE = 4 << 20
+
 
 def square_distances(
     queries: Tensor, corpus: Rows, index: Ints, *, budget: int, device: str
@@ -34,7 +36,7 @@ def square_distances(
     """
     out = np.full(index.shape, np.inf)
     width = max(1, index.shape[1]) * queries.shape[1] * 4
-    step = max(1, budget // (3 * width))
+    step = max(1, _at_once(budget, device) // (3 * width))
     for start in range(0, len(index), step):
         part = index[start : start + step]
         named, place = np.unique(part, return_inverse=True)
@@ -49,12 +51,17 @@ def square_distances(
 
 def pair_squares(left: Tensor, right: Tensor, pairs: Tensor, *, budget: int) -> Tensor:
     """(p,) float64 squared distances of the (p, 2) named rows of two float32 matrices."""
-    step = max(1, budget // (12 * left.shape[1]))
+    step = max(1, _at_once(budget, left.device.type) // (12 * left.shape[1]))
     parts = [
         _squares(left[some[:, 0]] - right[some[:, 1]])
         for some in (pairs[at : at + step] for at in range(0, len(pairs), step))
     ]
     return torch.cat(parts) if parts else torch.empty(0, dtype=torch.float64, device=left.device)
+
+
+def _at_once(budget: int, device: str) -> int:
+    """Bytes worked on at a time: on a CPU what stays in its caches."""
+    return min(budget, CPU_CACHE) if device == "cpu" else budget
 
 
 def _squares(differences: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from ..errors import LimitExceeded
 GROUP = 64
 MOST_QUERIES = 16_384
 MOST_ROWS = 65_536
+CPU_ROWS = 2_048
 DEFAULT_BYTES = 1 << 30
 _SCORE = 4
 
@@ -40,7 +41,14 @@ class Blocking:
 
 
 def blocking_for(
-    queries: int, rows: int, width: int, *, budget: int, item: int, carried: int
+    queries: int,
+    rows: int,
+    width: int,
+    *,
+    budget: int,
+    item: int,
+    carried: int,
+    most: int = MOST_ROWS,
 ) -> Blocking:
     """The largest blocks whose buffers fit in `budget` bytes.
 
@@ -49,6 +57,7 @@ def blocking_for(
     width : coordinates that are multiplied.
     item : bytes of a coordinate as it is multiplied.
     carried : bytes of a row on the way to the device; 0 where it is there already.
+    most : rows a tile at most; on a CPU few, so that a tile stays in its caches.
 
     Raises
     ------
@@ -59,8 +68,8 @@ def blocking_for(
     A tile costs its centred rows, two copies on the way, and a score for each query; what is kept
     of the scores (the members of the best groups) is about as large again.
     """
-    most = -(-min(rows, MOST_ROWS) // GROUP) * GROUP
-    found = Blocking(queries=max(1, min(queries, MOST_QUERIES)), rows=max(GROUP, most))
+    tile = -(-min(rows, most) // GROUP) * GROUP
+    found = Blocking(queries=max(1, min(queries, MOST_QUERIES)), rows=max(GROUP, tile))
 
     def cost(one: Blocking) -> int:
         of_rows = one.rows * (width * item + 2 * carried)

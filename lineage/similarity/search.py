@@ -1,6 +1,6 @@
 """The nearest rows of each query: proposed by products, decided by differences, and proven.
 
-1. Products over few coordinates propose four times as many rows as are wanted; the exact squared
+1. Products over few coordinates propose more rows than are wanted; the exact squared
    difference ranks them, and the last one wanted bounds how far a neighbour can be.
 2. Products over more coordinates (on a GPU over all, in bfloat16) leave the rows that can be
    within that bound.
@@ -26,7 +26,7 @@ from ..compute import Compute
 from ..errors import NotComparable
 from .exact import pair_squares, square_distances
 from .grouping import group_queries
-from .memory import DEFAULT_BYTES, GROUP, Blocking, blocking_for
+from .memory import CPU_ROWS, DEFAULT_BYTES, GROUP, MOST_ROWS, Blocking, blocking_for
 from .proposals import (
     EXTRA,
     Best,
@@ -42,6 +42,7 @@ from .tiles import Ints, Rows, Some, as_tensor, is_on, take, tiles
 Float64 = NDArray[np.float64]
 
 SURVIVORS = 4
+THIN_SURVIVORS = 2
 LEAST_WIDTH = 128
 OPEN_AT_ONCE = 256
 SETTLED_ROWS = 4096
@@ -197,6 +198,7 @@ class _Search:
             budget=self.budget // 2,
             item=2 if self.coarse.narrow else 4,
             carried=0 if there else 4 * d,
+            most=CPU_ROWS if self.device == "cpu" else MOST_ROWS,
         )
 
     def block(self, queries: Tensor, itself: Ints | None, *, rows: int) -> tuple[Ints, Float64]:
@@ -232,7 +234,7 @@ class _Search:
             budget=self.budget,
         )
         own = None if asked.itself is None else _places(near, asked.itself)
-        rows = max(GROUP, min(rows // 4, near.size + GROUP) // GROUP * GROUP)
+        rows = max(GROUP, min(rows // self.coarse.sift, near.size + GROUP) // GROUP * GROUP)
         index, square = inner.block(asked.rows, own, rows=rows)
         self.settled += inner.settled
         return np.where(index >= 0, near[np.maximum(index, 0)], -1), square
@@ -241,7 +243,8 @@ class _Search:
         stride = self.coarse.propose
         mine, tiled = self._sides(queries, self.coarse.narrow, stride=stride, rows=rows)
         room = torch.empty(len(queries) * rows, device=self.device)
-        survivors = min(SURVIVORS * self.count, self.corpus.shape[0])
+        times = SURVIVORS if stride == 1 else THIN_SURVIVORS
+        survivors = min(times * self.count, self.corpus.shape[0])
         best = Best.none(len(queries), survivors, device=self.device)
         for start, side in tiled:
             found = scores(mine, side, out=room)
