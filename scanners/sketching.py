@@ -101,9 +101,14 @@ class _Wanted:
 
 
 async def map_weights(
-    source: Source, info: ModelInfo, layout: WeightLayout, *, traffic: Traffic
+    source: Source,
+    info: ModelInfo,
+    layout: WeightLayout,
+    *,
+    traffic: Traffic,
+    whole: bool = False,
 ) -> WeightMap:
-    """Read the headers that the plan needs.
+    """Read the headers that the plan needs; those of all shards with `whole`.
 
     Raises
     ------
@@ -111,7 +116,7 @@ async def map_weights(
     AccessDenied, ModelNotFound, TransientError : from the source.
     """
     if layout.format == "gguf":
-        return await _map_gguf(source, info, layout, traffic)
+        return await _map_gguf(source, info, layout, traffic, all_shards=whole)
     hint = _hint(info)
     if layout.index is None:
         paths: tuple[str, ...] = tuple(layout.files)
@@ -120,7 +125,8 @@ async def map_weights(
         data = await source.read(info, layout.index, limit=MAX_INDEX, traffic=traffic)
         names = parse_index(data, path=layout.index)
         _check_shards(names, info)
-        paths = _needed_shards(names, hint, requests=traffic.requests)
+        needed = _needed_shards(names, hint, requests=traffic.requests)
+        paths = tuple(sorted(set(names.values()))) if whole else needed
     sources = dict(zip(paths, await _open_all(source, info, paths, traffic), strict=True))
     sizes = _header_sizes(names)
     reads = (
@@ -135,8 +141,8 @@ async def map_weights(
     specs = {spec.name: spec for header in headers.values() for spec in header.tensors}
     file = unpack(specs, config=info.config)
     named = group_parts(names or ())
-    whole = names is None or len(headers) == len(set(names.values()))
-    return _mapped(file, named, sources, hint=hint, whole=whole)
+    complete = names is None or len(headers) == len(set(names.values()))
+    return _mapped(file, named, sources, hint=hint, whole=complete)
 
 
 async def map_adapter(
@@ -168,12 +174,17 @@ async def map_adapter(
 
 
 async def _map_gguf(
-    source: Source, info: ModelInfo, layout: WeightLayout, traffic: Traffic
+    source: Source,
+    info: ModelInfo,
+    layout: WeightLayout,
+    traffic: Traffic,
+    *,
+    all_shards: bool,
 ) -> WeightMap:
     paths = layout.files
     if len(paths) > MAX_SHARDS:
         raise LimitExceeded("too many shards", path=paths[0], limit=MAX_SHARDS, actual=len(paths))
-    if len(paths) > SHARDS_OPENED:
+    if len(paths) > SHARDS_OPENED and not all_shards:
         # Tensors stand in the order of the layers: the plan is at both ends and between.
         paths = (*paths[: SHARDS_OPENED // 2], *paths[-SHARDS_OPENED // 2 :])
     sources = dict(zip(paths, await _open_all(source, info, paths, traffic), strict=True))
