@@ -26,7 +26,7 @@ DIRECTIONS = 64
 _OVERSAMPLED = 8
 _POWER = 2
 _CHUNK = 1 << 22
-_NOISE_MARGIN = 1.5
+_NOISE_MARGIN = 3.0
 _TORCH = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 READERS = ("attn.q", "attn.k", "attn.v", "mlp.gate", "mlp.up")
 
