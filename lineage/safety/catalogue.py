@@ -13,6 +13,7 @@ METADATA_VERSION = "metadata-1"
 SKETCH_VERSION = "sketch-1"
 ACTIVATIONS_VERSION = "activations-1"
 SEPARATION, LOG_ODDS, GAP = "recognition_separation", "refusal_log_odds", "direction_gap"
+AUC, COSINE = "direction_auc", "direction_cosine"
 REFUSAL_VERSION = "refusal-2"
 REPLY_TOKENS = 32
 AGREEMENT = "judge_agreement"
@@ -71,6 +72,8 @@ def _activations() -> Iterator[ProbeSpec]:
         SEPARATION: ("sigma", "distance of harmful from harmless prompts: recognition, no refusal"),
         LOG_ODDS: ("nats", "log odds of opening with a refusal, harmful less harmless prompts"),
         GAP: ("ratio", "gap on the ancestor's direction over the ancestor's own"),
+        AUC: ("probability", "harmful prompts further along the direction than harmless ones"),
+        COSINE: ("cosine", "direction from harmless to harmful prompts against the ancestor's"),
     }
     for probe, (unit, description) in rows.items():
         yield ProbeSpec(
