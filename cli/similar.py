@@ -15,6 +15,7 @@ from . import options
 from .output import emit, emit_ids, say
 
 COLUMNS = ("model", "relative_distance", "same_share", "form", "kin")
+BEHAVIOUR = ("other", "debiased_cka", "cka", "p_value", "q_value", "null_pairs", "kin")
 
 
 @click.command("similar")
@@ -22,17 +23,30 @@ COLUMNS = ("model", "relative_distance", "same_share", "form", "kin")
 @click.option(
     "--top", type=click.IntRange(min=1), default=16, show_default=True, help="Models to show."
 )
+@click.option(
+    "--by",
+    type=click.Choice(("weights", "activations")),
+    default="weights",
+    show_default=True,
+    help="Sampled weights, or hidden states that `probe --tier activations` read.",
+)
 @options.device
 @options.data
 def similar_command(
-    model: str, *, top: int, device: Device, store: Path, output_format: str, quiet: bool
+    model: str, *, top: int, by: str, device: Device, store: Path, output_format: str, quiet: bool
 ) -> None:
     """The models of the store whose sampled weights lie nearest to MODEL's, nearest first.
+
+    With --by activations those that see the prompts of a set most alike, of any shape: debiased
+    CKA, and the share of pairs of unrelated models that are as alike. A second opinion, no edge.
 
     Distance is no descent: `why` and `tree` say who comes from whom. Models of other shapes are
     not compared. `relative_distance` is |a - b| / |b|, MODEL is a; unrelated models of one recipe
     lie near 1.4.
     """
+    if by == "activations":
+        show_behaviour(store, model, top=top, form=(output_format, quiet))
+        return
     with Registry.open(store, read_only=True) as registry:
         rows, compared = similar_rows(registry, model, count=top, compute=Compute(device=device))
     if quiet:
@@ -40,6 +54,23 @@ def similar_command(
     else:
         emit(rows, output_format=output_format, columns=COLUMNS)
     say(f"{compared:,} models of its shape were compared")
+
+
+def show_behaviour(store: Path, model: str, *, top: int, form: tuple[str, bool]) -> None:
+    """Print the behavioural kin of a model, on each prompt set that it was run on."""
+    output_format, quiet = form
+    with Registry.open(store, read_only=True) as registry:
+        found = registry.behavioural_kin(model)
+    sets = sorted({row["prompt_set"] for row in found})
+    rows = [
+        row for name in sets for row in [one for one in found if one["prompt_set"] == name][:top]
+    ]
+    if quiet:
+        emit_ids(list(dict.fromkeys(str(row["other"]) for row in rows)))
+    else:
+        emit(rows, output_format=output_format, columns=BEHAVIOUR)
+    if not rows:
+        say("no hidden states to compare: run `modelkin probe --tier activations` on it and others")
 
 
 def similar_rows(

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -153,32 +153,47 @@ def behavioural_kin(
     Notes
     -----
     The null of a pair leaves out all pairs that one of its own two models is in: a model that is
-    like everybody does not vouch for itself, and one pair is not its own null.
+    like everybody does not vouch for itself, and one pair is not its own null. False discoveries
+    are controlled over all pairs, for the nearest were chosen among them. O(m^2 (v + log m)).
     """
     biased = all_pairs(fingerprints, compute=compute)
     values = all_pairs([debiased(one) for one in fingerprints], compute=compute)
     names = np.asarray(families)
-    apart = np.triu(names[:, None] != names[None, :], 1)
-    rows, columns = np.nonzero(apart)
-    null = values[rows, columns]
-    found = []
-    for i, j in sorted(_nearest_pairs(values, nearest)):
-        others = null[(rows != i) & (rows != j) & (columns != i) & (columns != j)]
-        p_value = None
-        if others.size >= LEAST_NULL:
-            p_value = (1 + int((others >= values[i, j]).sum())) / (1 + others.size)
-        found.append(
-            BehaviouralKin(
-                first=i,
-                second=j,
-                debiased=float(values[i, j]),
-                biased=float(biased[i, j]),
-                null=int(others.size),
-                p_value=p_value,
-                q_value=None,
-            )
+    counts, p_values = _against_strangers(values, names[:, None] != names[None, :])
+    upper = np.triu_indices(len(values), 1)
+    tested = counts[upper] >= LEAST_NULL
+    q_values = np.full(values.shape, np.nan)
+    chosen = upper[0][tested], upper[1][tested]
+    q_values[chosen] = benjamini_hochberg(p_values[chosen].tolist())
+    return [
+        BehaviouralKin(
+            first=i,
+            second=j,
+            debiased=float(values[i, j]),
+            biased=float(biased[i, j]),
+            null=int(counts[i, j]),
+            p_value=float(p_values[i, j]) if counts[i, j] >= LEAST_NULL else None,
+            q_value=float(q_values[i, j]) if counts[i, j] >= LEAST_NULL else None,
         )
-    return _with_q_values(found)
+        for i, j in sorted(_nearest_pairs(values, nearest))
+    ]
+
+
+def _against_strangers(
+    values: Float64, apart: NDArray[np.bool_]
+) -> tuple[NDArray[np.int64], Float64]:
+    """For each pair, how many pairs of strangers are its null, and the share at least as alike."""
+    everyone = np.sort(values[np.triu(apart, 1)])
+    own = [np.sort(row[strange]) for row, strange in zip(values, apart, strict=True)]
+    sizes = np.array([row.size for row in own])
+    above = np.stack(
+        [row.size - np.searchsorted(row, at) for row, at in zip(own, values, strict=True)]
+    )
+    # Who is in the pair is counted out, the pair itself, if strangers, not twice.
+    counts = everyone.size - sizes[:, None] - sizes[None, :] + apart
+    reached = everyone.size - np.searchsorted(everyone, values) - above - above.T + apart
+    p_values: Float64 = (1 + reached) / (1 + counts)
+    return counts, p_values
 
 
 def _nearest_pairs(values: Float64, nearest: int) -> set[tuple[int, int]]:
@@ -187,9 +202,3 @@ def _nearest_pairs(values: Float64, nearest: int) -> set[tuple[int, int]]:
         order = [int(j) for j in np.argsort(-row, kind="stable") if j != i][:nearest]
         pairs |= {(min(i, j), max(i, j)) for j in order}
     return pairs
-
-
-def _with_q_values(found: Sequence[BehaviouralKin]) -> list[BehaviouralKin]:
-    tested = [one for one in found if one.p_value is not None]
-    q_values = iter(benjamini_hochberg([one.p_value or 0.0 for one in tested]))
-    return [one if one.p_value is None else replace(one, q_value=next(q_values)) for one in found]
