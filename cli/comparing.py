@@ -6,9 +6,11 @@ from pathlib import Path
 
 import click
 
+from ..lineage.compute import Device
 from ..lineage.errors import NotComparable
 from ..store import Registry
 from . import options
+from .full_comparing import run_full
 from .output import emit, emit_ids
 from .pairs import compare_models, show_pair
 
@@ -28,14 +30,45 @@ BLOCK_COLUMNS = (
 @click.command("compare")
 @click.argument("a")
 @click.argument("b")
+@click.option("--full", is_flag=True, help="Read all weights of both from the source.")
+@click.option("--source", default="hub", show_default=True, help="With --full: hub, or dir:PATH.")
+@options.endpoint
+@options.device
 @options.data
-def compare_command(a: str, b: str, *, store: Path, output_format: str, quiet: bool) -> None:
+@click.pass_context
+def compare_command(
+    ctx: click.Context,
+    a: str,
+    b: str,
+    *,
+    full: bool,
+    source: str,
+    endpoint: str,
+    device: Device,
+    store: Path,
+    output_format: str,
+    quiet: bool,
+) -> None:
     """Two models side by side: facts, kinship, refusal, and their weights block by block.
 
     JSON is one object: `facts`, `kinship`, `refusal`, `weights` (null when the two cannot be
     compared), `blocks`. CSV has one row a block. -q writes the nearest common ancestors. Where the
     weights cannot be compared the rest is written all the same, and the exit code is 2.
+
+    With --full nothing of the store is used: all weights are read, tensor by tensor, and compared.
+    JSON is one object: the whole, `tensors`, `skipped`. -q writes the tensors that differ.
     """
+    if full:
+        ctx.exit(
+            run_full(
+                (a, b),
+                source=source,
+                endpoint=endpoint,
+                device=device,
+                output_format=output_format,
+                quiet=quiet,
+            )
+        )
     with Registry.open(store, read_only=True) as registry:
         pair = compare_models(registry, a, b)
     if quiet:

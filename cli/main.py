@@ -32,6 +32,7 @@ VERBS = {
     "tree": ("looking", "The tree below, or above, a model."),
     "why": ("looking", "All evidence for and against a model's parents."),
     "compare": ("comparing", "Two models side by side."),
+    "similar": ("similar", "The models whose weights lie nearest to one."),
     "stripped": ("looking", "Descendants that lost what an ancestor had."),
     "survival": ("surviving", "What of a release outlived what was done to it."),
     "sql": ("querying", "Run one read-only query on the store."),

@@ -192,6 +192,23 @@ def ulp(values: Floats, dtype: str) -> Floats:
     return np.where(finite, spacing, np.float32(np.nan)).astype(np.float32)
 
 
+def float_grid(dtype: str) -> tuple[int, int, int] | None:
+    """Mantissa bits and the exponents of the smallest and largest normal number, as `ulp` has them.
+
+    None for integers, whose spacing is 1.
+
+    Raises
+    ------
+    NotComparable : `dtype` has no spacing known here.
+    """
+    if dtype in _GRIDS:
+        grid = _GRIDS[dtype]
+        return grid.mantissa, grid.lowest, grid.highest
+    if dtype in _NUMPY:
+        return None
+    raise NotComparable(f"element type {dtype!r} has no spacing known here")
+
+
 def round_to(values: Floats, dtype: str) -> Floats:
     """What is left of `values` after a cast to BF16, F16 or F32 and back.
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Protocol
 
+from ..lineage.compute import Device
 from ..lineage.safety.protocol import Tier
 from ..store.registry import Registry
 from .judges import announce_judges, family_judges
@@ -45,7 +46,7 @@ class ProbeRun:
     source: Source
     prompts: PromptSet
     now: Callable[[], datetime]
-    device: str = "auto"
+    device: Device = "auto"
     max_bytes: int = MAX_MODEL_BYTES
     judge: Judge | None = None
     max_tokens: int | None = None

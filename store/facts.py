@@ -405,3 +405,29 @@ class QueryResult:
     columns: tuple[str, ...]
     rows: list[tuple[Any, ...]]
     truncated: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FingerprintRow:
+    """Where the fingerprint of a revision on a prompt set lies."""
+
+    model: str
+    sha: str
+    prompt_set: str
+    version: str
+    path: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BehaviourRow:
+    """Two models that see prompts alike, and the null they were held against."""
+
+    first: str
+    second: str
+    n: int
+    debiased_cka: float
+    cka: float
+    null_pairs: int
+    p_value: float | None
+    q_value: float | None

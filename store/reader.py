@@ -10,11 +10,14 @@ import duckdb
 
 from ..lineage.records import ModelInfo, Outcome, Score
 from . import one_model, queries, safety
+from .behaviour import FOLDER as ACTIVATIONS
+from .behaviour import fingerprints
 from .database import Database, translated
 from .facts import (
     BelievedEdge,
     Change,
     FindingRow,
+    FingerprintRow,
     JudgeDefinition,
     Kin,
     QueryResult,
@@ -56,6 +59,7 @@ class RegistryReader:
         self._session: duckdb.DuckDBPyConnection | None = None
         self.path = path
         self.sketches = SketchStore(path / "sketches")
+        self.activations = SketchStore(path / ACTIVATIONS)
 
     @property
     def read_only(self) -> bool:
@@ -170,6 +174,18 @@ class RegistryReader:
     def scores_of(self, model: str, *, probe: str | None = None) -> list[Score]:
         """Probe results of a model, newest first."""
         return one_model.scores_of(self._database, model, probe=probe)
+
+    def fingerprints(self, *, prompt_set: str, version: str) -> list[FingerprintRow]:
+        """Where the newest fingerprint of each live model on a prompt set lies, by name."""
+        return fingerprints(self._database, prompt_set=prompt_set, version=version)
+
+    def behavioural_kin(self, model: str) -> list[dict[str, Any]]:
+        """The rows of `v1.behavioural_kin` of a model, the most alike first."""
+        return self._database.records(
+            "SELECT * FROM v1.behavioural_kin WHERE model = ? "
+            "ORDER BY prompt_set, debiased_cka DESC, other",
+            [self.resolve_name(model)],
+        )
 
     def changes(self, after: int, until: int) -> list[Change]:
         """What the scans after one and up to another found different."""

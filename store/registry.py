@@ -20,10 +20,20 @@ from ..lineage.records import (
     RejectedParent,
     Score,
 )
+from .behaviour import add_fingerprint, forget_fingerprints, replace_behaviour
 from .closing import maintain_closure, rebuild_closure
 from .corrections import Correction, replace_corrections
 from .database import Database
-from .facts import HiddenModel, JudgeDefinition, ProbeDefinition, PromptSet, RevisionFacts, Visit
+from .facts import (
+    BehaviourRow,
+    FingerprintRow,
+    HiddenModel,
+    JudgeDefinition,
+    ProbeDefinition,
+    PromptSet,
+    RevisionFacts,
+    Visit,
+)
 from .findings import (
     add_probe,
     add_prompt_set,
@@ -266,6 +276,28 @@ class Registry(RegistryReader):
         with self._database.transaction() as connection:
             rebuild_closure(connection)
 
+    def add_fingerprint(self, scan: int, row: FingerprintRow) -> None:
+        """Store where a fingerprint of hidden states lies; `activations` holds the file.
+
+        Raises
+        ------
+        NotInRegistry : no such model, or no such revision of it.
+        """
+        with self._database.transaction() as connection:
+            add_fingerprint(connection, row, scan=scan)
+
+    def replace_behaviour(
+        self, scan: int, pairs: Sequence[BehaviourRow], *, prompt_set: str, version: str
+    ) -> None:
+        """Make these the pairs that see the prompts of a set most alike.
+
+        Raises
+        ------
+        NotInRegistry : a model that the store does not hold.
+        """
+        with self._database.transaction() as connection:
+            replace_behaviour(connection, pairs, prompt_set=prompt_set, version=version, scan=scan)
+
     def add_scores(self, scan: int, scores: Sequence[Score]) -> None:
         """Store probe results; the same probe, version, prompt set and judge are replaced.
 
@@ -340,9 +372,12 @@ class Registry(RegistryReader):
         """
         found = find_id(self._database, model)
         with self._database.transaction() as connection:
+            files = forget_fingerprints(connection, found)
             redacted = redact(connection, found, reason=reason, now=now)
         for path in redacted.sketches:
             self.sketches.remove(path)
+        for path in files:
+            self.activations.remove(path)
         return redacted.name
 
     def ingest(self, scan: int, path: Path, *, kind: str, provenance: str) -> Ingested:

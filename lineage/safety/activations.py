@@ -50,6 +50,40 @@ def separation(harmful: Float64, harmless: Float64, *, layer: int) -> Separation
     ------
     ValueError : fewer than two prompts a fold in a class.
     """
+    scores = _held_out(harmful, harmless)
+    return Separation(value=_cohen(*scores), layer=layer, n=sum(map(len, scores)))
+
+
+def held_out_auc(harmful: Float64, harmless: Float64, *, layer: int) -> Separation:
+    """How often a harmful prompt lies further along the direction than a harmless one.
+
+    Parameters
+    ----------
+    harmful, harmless : (n, d) states at the last prompt token.
+
+    Notes
+    -----
+    The area under the ROC curve of the difference of means, on prompts that did not name it
+    (`FOLDS`-fold): 0.5 for noise, 1 where one threshold parts the classes. The standard error is
+    that of Hanley and McNeil (1982), Radiology 143:29.
+
+    Raises
+    ------
+    ValueError : fewer than two prompts a fold in a class.
+    """
+    bad, good = _held_out(harmful, harmless)
+    n, m = len(bad), len(good)
+    wins = (bad[:, None] > good[None, :]).sum() + 0.5 * (bad[:, None] == good[None, :]).sum()
+    area = float(wins) / (n * m)
+    first, second = area / (2 - area), 2 * area**2 / (1 + area)
+    spread = area * (1 - area) + (n - 1) * (first - area**2) + (m - 1) * (second - area**2)
+    half = _Z * math.sqrt(max(spread, 0.0) / (n * m))
+    value = Interval(value=area, low=max(0.0, area - half), high=min(1.0, area + half))
+    return Separation(value=value, layer=layer, n=n + m)
+
+
+def _held_out(harmful: Float64, harmless: Float64) -> tuple[Float64, Float64]:
+    """Each prompt along the direction that the other folds name, from the midpoint of theirs."""
     if min(len(harmful), len(harmless)) < 2 * FOLDS:
         raise ValueError(f"separation needs {2 * FOLDS} prompts of each class")
     scores: tuple[list[float], list[float]] = ([], [])
@@ -65,7 +99,7 @@ def separation(harmful: Float64, harmless: Float64, *, layer: int) -> Separation
         middle = (means[0] + means[1]) / 2
         for store, group, held in zip(scores, (harmful, harmless), parts, strict=True):
             store.extend(((group[held] - middle) @ direction).tolist())
-    return Separation(value=_cohen(*map(np.array, scores)), layer=layer, n=sum(map(len, scores)))
+    return np.array(scores[0]), np.array(scores[1])
 
 
 def _cohen(first: Float64, second: Float64) -> Interval:
@@ -86,6 +120,31 @@ def direction_of(harmful: Float64, harmless: Float64) -> Float64:
     difference = harmful.mean(axis=0) - harmless.mean(axis=0)
     unit: Float64 = difference / max(float(np.linalg.norm(difference)), 1e-300)
     return unit
+
+
+def direction_cosine(
+    mine: tuple[Float64, Float64], theirs: tuple[Float64, Float64], *, seed: int = 0
+) -> Interval:
+    """Cosine of a model's direction to its ancestor's, at one layer of the same width.
+
+    Parameters
+    ----------
+    mine, theirs : (n, d) states of harmful and of harmless prompts, the same prompts in both.
+
+    Returns
+    -------
+    Percentile bootstrap over prompts, drawn alike for both; it always holds the value, which
+    drawing prompts twice pulls down.
+    """
+    value = float(direction_of(*mine) @ direction_of(*theirs))
+    rng = np.random.default_rng(seed)
+    drawn = []
+    for _ in range(200):
+        chosen = [rng.integers(len(group), size=len(group)) for group in theirs]
+        pair = [direction_of(side[0][chosen[0]], side[1][chosen[1]]) for side in (mine, theirs)]
+        drawn.append(float(pair[0] @ pair[1]))
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return Interval(value=value, low=min(value, float(low)), high=max(value, float(high)))
 
 
 def relative_gap(

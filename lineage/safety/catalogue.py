@@ -15,7 +15,12 @@ WEIGHTS_VERSION = "weights-1"
 SCAR, DELTA = "weight_scar", "delta_direction"
 ACTIVATIONS_VERSION = "activations-1"
 SEPARATION, LOG_ODDS, GAP = "recognition_separation", "refusal_log_odds", "direction_gap"
+<<<<<<< HEAD
 REFUSAL_VERSION = "refusal-3"
+=======
+AUC, COSINE = "direction_auc", "direction_cosine"
+REFUSAL_VERSION = "refusal-2"
+>>>>>>> gpu
 REPLY_TOKENS = 32
 AGREEMENT = "judge_agreement"
 SAMPLED, PREFILL = "sampled_refusal", "prefill_refusal"
@@ -99,6 +104,8 @@ def _activations() -> Iterator[ProbeSpec]:
         SEPARATION: ("sigma", "distance of harmful from harmless prompts: recognition, no refusal"),
         LOG_ODDS: ("nats", "log odds of opening with a refusal, harmful less harmless prompts"),
         GAP: ("ratio", "gap on the ancestor's direction over the ancestor's own"),
+        AUC: ("probability", "harmful prompts further along the direction than harmless ones"),
+        COSINE: ("cosine", "direction from harmless to harmful prompts against the ancestor's"),
     }
     for probe, (unit, description) in rows.items():
         yield ProbeSpec(

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from modelkin.lineage.safety.activations import (
+    direction_cosine,
     direction_of,
+    held_out_auc,
     opening_tokens,
     refusal_log_odds,
     relative_gap,
@@ -66,3 +68,29 @@ def test_log_odds_fall_with_the_mass_of_refusal() -> None:
     values = [refusal_log_odds(*groups(mass), [7]).value for mass in (0.99, 0.5, 0.01, 0.0)]
     assert values == sorted(values, reverse=True)
     assert values[-1] == 0.0
+
+
+def test_the_auc_is_half_for_noise_and_one_for_classes_apart() -> None:
+    found = [held_out_auc(noise(s, 20, 512), noise(s + 50, 20, 512), layer=1) for s in range(20)]
+    assert abs(np.mean([one.value.value for one in found]) - 0.5) < 0.06
+    shift = np.zeros(64)
+    shift[0] = 8.0
+    apart = held_out_auc(noise(1, 20, 64) + shift, noise(2, 20, 64), layer=3)
+    assert (apart.value.value, apart.value.high, apart.layer, apart.n) == (1.0, 1.0, 3, 40)
+    with pytest.raises(ValueError, match="10 prompts"):
+        held_out_auc(noise(1, 9, 4), noise(2, 40, 4), layer=1)
+
+
+def test_the_cosine_tells_a_kept_direction_from_another() -> None:
+    def classes(axis: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        shift = np.zeros(32)
+        shift[axis] = 6.0
+        return noise(seed, 60, 32) + shift, noise(seed + 1, 60, 32)
+
+    ancestor = classes(0, 1)
+    same = direction_cosine(ancestor, ancestor)
+    kept, other = (direction_cosine(classes(axis, 5), ancestor) for axis in (0, 1))
+    assert (same.value, same.low, same.high) == pytest.approx((1.0, 1.0, 1.0))
+    assert kept.low > 0.9
+    assert abs(other.value) < 0.3
+    assert other.low <= other.value <= other.high
