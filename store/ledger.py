@@ -13,7 +13,7 @@ from typing import Any
 
 from ..lineage.records import DeclaredParent, ModelInfo
 from . import events, schedule, sweeps
-from .closing import rebuild_closure
+from .closing import maintain_closure
 from .database import Database
 from .facts import Event, Publication, Queue, RevisionFacts, Sweep
 from .history import listing_kept
@@ -97,10 +97,10 @@ class Ledger:
                 )
 
     def end_listing(self, scan: int) -> None:
-        """Note that all sweeps of a scan are done; rebuild the closure for what cards claim."""
+        """Note that all sweeps of a scan are done; bring the closure up to what cards claim."""
         with self._database.transaction() as connection:
             sweeps.listing_done(connection, scan=scan)
-            rebuild_closure(connection)
+            maintain_closure(connection)
 
     def watermarks(self, scan: int) -> dict[str, datetime]:
         """The newest `created` and `modified` dates that finished sweeps like this began with."""
