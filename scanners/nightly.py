@@ -85,6 +85,8 @@ class Night:
     source : asked for listings and single models; the engine opens its own.
     publish : moves `current` to the snapshot of this name; called only for what the gate lets
         pass.
+    tell : keeps the report for people and puts its events on their way; repeated when the night
+        is killed before its end.
     accept : a person's reason to publish in spite of the gate.
     """
 
@@ -94,6 +96,7 @@ class Night:
     config: NightConfig
     now: Callable[[], datetime]
     publish: Callable[[str], None]
+    tell: Callable[[NightReport], None]
     meter: Meter
     compute: Compute = field(default_factory=Compute)
     progress: Progress = field(default_factory=Silence)
@@ -382,14 +385,18 @@ class Night:
         return self._publish(scan)
 
     def _publish(self, scan: int) -> NightReport:
-        """Snapshot, gate, events, digest. The gate's word is stored last: it ends the night."""
+        """Snapshot, gate, events, digest. The gate's word is stored last: it ends the night.
+
+        A night that is killed before that does all of it again, and changes nothing by it.
+        """
         self.progress.stage("publish", None)
         publication = self._judge(scan)
         manifest = self.registry.write_snapshot(now=self.now())
         if publication.status == "published":
             self.publish(manifest.name)
         report = self._report(scan, "done", publication=publication)
-        self._tell(report, publication)
+        self._add_events(report, publication)
+        self.tell(report)
         self._ledger.record_publication(publication)
         return report
 
@@ -411,7 +418,7 @@ class Night:
         reasons = (*publication.reasons, doubt)
         return replace(publication, status=status, reasons=reasons, accepted=self.accept)
 
-    def _tell(self, report: NightReport, publication: Publication) -> None:
+    def _add_events(self, report: NightReport, publication: Publication) -> None:
         """Events about the night itself, the digest among them."""
         scan, events = report.scan, self._ledger.events(since=report.scan, until=report.scan)
         told = [event for event in events if event.kind != "digest.daily"]
