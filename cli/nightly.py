@@ -22,7 +22,8 @@ from ..lineage.errors import ModelkinError
 from ..scanners.digest import add_to_feed
 from ..scanners.engines.base import Engine, SourceSpec
 from ..scanners.limits import Meter
-from ..scanners.nightly import Night, NightReport
+from ..scanners.night_report import NightReport
+from ..scanners.nightly import Night
 from ..scanners.nightly_config import NightConfig, parse_config
 from ..scanners.notifying import Courier
 from ..scanners.sources.retry import RetryPolicy

@@ -110,17 +110,19 @@ class Ledger:
         """When the last full sweep that ended was begun, of a listing like this scan's."""
         return sweeps.last_full(self._database, scan=scan)
 
-    def missing(self, scan: int, *, limit: int) -> list[str]:
+    def missing(self, scan: int, *, source: str, limit: int) -> list[str]:
         """Live models that the full sweep of a scan did not name, most used first."""
-        return sweeps.missing(self._database, scan=scan, limit=limit)
+        return sweeps.missing(self._database, source=source, scan=scan, limit=limit)
 
-    def tombstone(self, names: Sequence[str], *, reason: str, scan: int, now: datetime) -> None:
+    def tombstone(
+        self, names: Sequence[str], *, source: str, reason: str, scan: int, now: datetime
+    ) -> None:
         """Mark models as gone from their source."""
         with (
             self._database.transaction() as connection,
             listing_kept(connection, (), names=names, scan=scan),
         ):
-            sweeps.tombstone(connection, names, reason=reason, scan=scan, now=now)
+            sweeps.tombstone(connection, names, source=source, reason=reason, scan=scan, now=now)
 
     def waiting(
         self, *, source: str, plan: str, watched: Sequence[str], now: datetime, limit: int
