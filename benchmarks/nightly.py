@@ -66,15 +66,15 @@ def listing(asked: argparse.Namespace) -> None:
         from modelkin.store import Registry
 
         with Registry.open(Path(folder) / "store", create=True) as registry:
-            _night(registry, url, asked, what="full sweep")
+            _night(registry, url, asked, what="full sweep", control=control)
             for number in range(1, asked.nights + 1):
                 changes = asked.changes
                 control.send((number, changes // 3, changes // 2, changes // 60, changes // 60))
                 control.recv()
-                _night(registry, url, asked, what=f"night {number}")
+                _night(registry, url, asked, what=f"night {number}", control=control)
 
 
-def _night(registry: Any, url: str, asked: argparse.Namespace, *, what: str) -> None:
+def _night(registry: Any, url: str, asked: argparse.Namespace, *, what: str, control: Any) -> None:
     from modelkin.scanners.bytes import Traffic
     from modelkin.scanners.limits import Meter
     from modelkin.scanners.listing import Lister
@@ -93,10 +93,11 @@ def _night(registry: Any, url: str, asked: argparse.Namespace, *, what: str) -> 
         spool=spool,
         full_every=timedelta(days=7),
     )
-    begun, cpu = time.perf_counter(), time.process_time()
+    begun, cpu, served = time.perf_counter(), time.process_time(), _server_cpu(control)
     scan = registry.start_scan(kind="nightly", source="hub", parameters={}, now=now())
     sweeps = lister.run(scan)
     listed = time.perf_counter() - begun
+    used, serving = time.process_time() - cpu, _server_cpu(control) - served
     registry.finish_scan(scan, status="done", now=now())
     ended = time.perf_counter() - begun
     asyncio.run(source.close())
@@ -109,7 +110,8 @@ def _night(registry: Any, url: str, asked: argparse.Namespace, *, what: str) -> 
         "megabytes": round(traffic.bytes / 1e6, 1),
         "list_seconds": round(listed, 2),
         "models_per_second": round(models / listed),
-        "cpu_us_per_model": round((time.process_time() - cpu) / models * 1e6),
+        "cpu_us_per_model": round(used / models * 1e6),
+        "server_cpu_us_per_model": round(serving / models * 1e6),
         "end_seconds": round(ended - listed, 2),
     }
     if asked.snapshot:
@@ -122,6 +124,12 @@ def _night(registry: Any, url: str, asked: argparse.Namespace, *, what: str) -> 
     figures["store_megabytes"] = round((registry.path / "registry.duckdb").stat().st_size / 1e6, 1)
     figures["peak_megabytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     say(**figures)
+
+
+def _server_cpu(control: Any) -> float:
+    """Seconds of processor time that the simulated Hub has used."""
+    control.send("cpu")
+    return float(control.recv())
 
 
 @contextmanager
@@ -142,6 +150,9 @@ def _serve(models: int, seed: int, control: Any) -> None:
     with EcosystemHub(people, Conditions()) as hub:
         control.send(hub.url)
         while (asked := control.recv()) is not None:
+            if asked == "cpu":
+                control.send(time.process_time())
+                continue
             number, added, edited, renamed, removed = asked
             people.night(number, added=added, edited=edited, renamed=renamed, removed=removed)
             control.send("done")

@@ -22,7 +22,8 @@ from ..lineage.errors import ModelkinError
 from ..scanners.digest import add_to_feed
 from ..scanners.engines.base import Engine, SourceSpec
 from ..scanners.limits import Meter
-from ..scanners.nightly import Night, NightReport
+from ..scanners.night_report import NightReport
+from ..scanners.nightly import Night
 from ..scanners.nightly_config import NightConfig, parse_config
 from ..scanners.notifying import Courier
 from ..scanners.sources.retry import RetryPolicy
@@ -103,6 +104,7 @@ def _run(config: NightConfig, *, interrupts: Interrupts, accept: str | None) -> 
                 config=config,
                 now=utc_now,
                 publish=lambda name: publish_snapshot(config.store, name),
+                tell=lambda report: _keep(registry, config, interrupts, report),
                 meter=meter,
                 compute=Compute(device=config.device),  # type: ignore[arg-type]
                 progress=watch,
@@ -114,10 +116,11 @@ def _run(config: NightConfig, *, interrupts: Interrupts, accept: str | None) -> 
         finally:
             engine.close()
             asyncio.run(source.close())
-        _keep_report(config, report)
-        if report.publication is not None:
+        if report.publication is None:
+            _keep(registry, config, interrupts, report)
+        else:
             prune_snapshots(config.store, keep=config.keep_snapshots)
-        _deliver(registry, config, interrupts=interrupts, scan=report.scan)
+        _deliver(registry, config, interrupts)
     return report
 
 
@@ -174,6 +177,14 @@ def _prompts(config: NightConfig) -> Any:
     return builtin_prompt_set() if config.prompts is None else load_prompt_set(config.prompts)
 
 
+def _keep(
+    registry: Registry, config: NightConfig, interrupts: Interrupts, report: NightReport
+) -> None:
+    """Keep the digest of a night, and put its events on their way."""
+    _keep_report(config, report)
+    courier(registry, interrupts).enqueue(config.receivers, scan=report.scan)
+
+
 def _keep_report(config: NightConfig, report: NightReport) -> None:
     """The digest of the night, and the feed with it in front."""
     if report.digest is None:
@@ -186,10 +197,8 @@ def _keep_report(config: NightConfig, report: NightReport) -> None:
     write_whole(feed, add_to_feed(known, scan=report.scan, digest=report.digest, now=utc_now()))
 
 
-def _deliver(registry: Registry, config: NightConfig, *, interrupts: Interrupts, scan: int) -> None:
-    sender = courier(registry, interrupts)
-    sender.enqueue(config.receivers, scan=scan)
-    ends = sender.deliver(config.receivers)
+def _deliver(registry: Registry, config: NightConfig, interrupts: Interrupts) -> None:
+    ends = courier(registry, interrupts).deliver(config.receivers)
     if ends:
         say("notified: " + ", ".join(f"{n} {status}" for status, n in sorted(ends.items())))
 

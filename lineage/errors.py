@@ -2,11 +2,12 @@
 
     ModelkinError                       .exit_code
       ModelNotFound                     .model  .hidden (missing or private: nobody says which)
-      AccessDenied                      .model  .reason (gated | disabled | unauthorized)
+      AccessDenied                      .model  .reason (gated | disabled | unauthorized | token)
       TransientError                    .retry_after: the one thing that is worth another try
       BadRequest                        .parameter of an address that the explorer cannot read
       UnsafeRequest                     a redirect, id or path that must not be followed
       BudgetExceeded                    .limit  .actual
+      Interrupted                       a signal or a deadline ended the work before its end
       FormatError(ValueError)           .path  .offset
         MalformedFile                   the bytes break their own format
         UnsupportedFormat               understood well enough to say: not decodable here
@@ -28,11 +29,26 @@ A finding about a model is a value, never an exception.
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class ModelkinError(Exception):
     """Base of every error raised on purpose; the message says what, where and what to do."""
 
     exit_code = 2
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exceptions are unpickled by calling their class, which here wants more than the message.
+        return _again, (type(self), self.args, dict(self.__dict__))
+
+
+def _again(
+    kind: type[ModelkinError], arguments: tuple[Any, ...], values: dict[str, Any]
+) -> ModelkinError:
+    """An error that was raised in another process."""
+    error = kind.__new__(kind, *arguments)
+    error.__dict__.update(values)
+    return error
 
 
 class ModelNotFound(ModelkinError):
@@ -45,7 +61,10 @@ class ModelNotFound(ModelkinError):
 
 
 class AccessDenied(ModelkinError):
-    """The model exists but its files may not be read with this token."""
+    """The model exists but its files may not be read with this token.
+
+    The reason `token` is no fault of the model: the token itself is refused, whatever is asked.
+    """
 
     def __init__(self, message: str, *, model: str, reason: str) -> None:
         super().__init__(message)
@@ -80,6 +99,10 @@ class BudgetExceeded(ModelkinError):
         super().__init__(message)
         self.limit = limit
         self.actual = actual
+
+
+class Interrupted(ModelkinError):
+    """A signal or a deadline ended the work; what was committed stays, a next run goes on."""
 
 
 class FormatError(ModelkinError, ValueError):

@@ -122,7 +122,7 @@ def merge_sources(text: str) -> tuple[MergeSource, ...]:
     -------
     tuple of MergeSource.
     """
-    if len(text) > MAX_YAML_BYTES:
+    if not text or len(text) > MAX_YAML_BYTES:
         return ()
     read = [_read_document(textwrap.dedent(part)) for part in _DOCUMENT.split(text)]
     inner = {name for _, name in read if name}

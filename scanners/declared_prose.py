@@ -101,6 +101,8 @@ def _without_comments(text: str) -> str:
 
 def split_code(body: str) -> tuple[str, tuple[str, ...]]:
     """Take the card's own text apart: prose, and the contents of fenced code blocks."""
+    if not body:
+        return "", ()
     prose: list[str] = []
     blocks: list[list[str]] = []
     inside = False
@@ -194,6 +196,8 @@ def find_mentions(prose: str) -> tuple[Mention, ...]:
     tuple of at most 64 Mention, merge lists first; one text may come with several relations.
     """
     found: dict[tuple[str, Relation | None], Mention] = {}
+    if not prose:
+        return ()
     for source in (_merged(prose), _claims(prose)):
         for mention in source:
             found.setdefault((mention.raw, mention.relation), mention)

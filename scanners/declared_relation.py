@@ -96,6 +96,8 @@ class Facts:
 
 def parse_base_tag(tag: str) -> tuple[Relation | None, str] | None:
     """Take a tag `base_model:X` or `base_model:<relation>:X` apart; None for any other tag."""
+    if "base_model:" not in tag:
+        return None
     match = _TAG.fullmatch(tag.strip())
     return (_STATED.get(match[1] or ""), match[2]) if match else None
 

@@ -10,11 +10,25 @@ import hashlib
 import hmac
 import json
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 
-from ..lineage.errors import AccessDenied, LimitExceeded, MalformedFile, RegistryError
+from ..lineage.errors import (
+    AccessDenied,
+    LimitExceeded,
+    MalformedFile,
+    ModelNotFound,
+    RegistryError,
+    TransientError,
+    UnsafeRequest,
+)
+from ..lineage.records import Coverage, Outcome
 from ..store.durable import write_whole
+from ..store.facts import Visit
+from ..store.registry import Registry
 from .bounded_json import parse_json_object
+from .limits import Meter
+from .sources.base import Source
 from .sources.names import is_model_id
 
 LARGEST = 256 * 1024
@@ -73,6 +87,34 @@ def take_hints(store: Path) -> dict[str, Path]:
         else:
             path.unlink(missing_ok=True)
     return found
+
+
+def follow_hints(
+    registry: Registry, source: Source, *, scan: int, meter: Meter, now: datetime
+) -> None:
+    """Describe the models that were hinted at: the listing may not have them yet.
+
+    Raises
+    ------
+    Interrupted : the run was asked to stop; the hints stay.
+    """
+    visits, followed = [], []
+    for name, path in take_hints(registry.path).items():
+        meter.go_on()
+        try:
+            info = source.info(name, traffic=meter.traffic)
+        except TransientError:
+            continue
+        except (ModelNotFound, AccessDenied, UnsafeRequest):
+            # What is gone is for the next full sweep to find, by its own rules.
+            followed.append(path)
+            continue
+        followed.append(path)
+        listed = Coverage(model=info.name, outcome=Outcome.UNCHANGED, stage="list")
+        visits.append(Visit(coverage=listed, info=info))
+    registry.record_visits(scan, visits, now=now)
+    for path in followed:
+        path.unlink(missing_ok=True)
 
 
 def _model_of(payload: Mapping[str, object]) -> str | None:

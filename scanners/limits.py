@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from ..lineage.errors import BudgetExceeded
+from ..lineage.errors import BudgetExceeded, Interrupted
 from .bytes import Traffic
 
 
@@ -47,6 +47,16 @@ class Meter:
     def stopped(self) -> bool:
         """Whether a signal asked the scan to stop."""
         return self.interrupted()
+
+    def go_on(self) -> None:
+        """Raise once a signal asked the scan to stop.
+
+        Raises
+        ------
+        Interrupted : what is committed stays, the rest is left.
+        """
+        if self.stopped:
+            raise Interrupted("stopped by a signal or the deadline")
 
     def check(self) -> None:
         """Raise once a limit is met.

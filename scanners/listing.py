@@ -7,9 +7,11 @@ a killed run asks for at most the page in flight once more.
 
 from __future__ import annotations
 
+import gc
 import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -25,7 +27,9 @@ from .sources.base import ListingFilter, ListingPage, Source
 from .sources.spool import PageSpool
 
 AHEAD = 24
-GROUP = 12
+GROUP = 24
+YOUNG_OBJECTS = 200_000
+"""Objects made between two searches for cycles: pages are many objects and no cycle."""
 OVERLAP = timedelta(hours=1)
 """A sweep goes on until everything is older than the last one began, by this much."""
 
@@ -96,7 +100,10 @@ class Lister:
             traffic=self.meter.traffic,
         )
         # A sweep that ends before the listing does has no use for pages beyond its end.
-        with _Ahead(pages, limit=AHEAD if sweep.kind == "full" else 1) as ahead:
+        with (
+            _cycles_sought_seldom(),
+            _Ahead(pages, limit=AHEAD if sweep.kind == "full" else 1) as ahead,
+        ):
             while not sweep.done:
                 group = ahead.take(GROUP)
                 sweep = self._commit(sweep, group, until=until)
@@ -170,6 +177,17 @@ def _claims_nothing(
     own = card.get("tags")
     words = "\n".join([*tags, *map(str, own if isinstance(own, list) else [own])]).casefold()
     return not any(mark in words for mark in _MARKS)
+
+
+@contextmanager
+def _cycles_sought_seldom() -> Iterator[None]:
+    """Let the collector of cycles run seldom: looking at every page costs as much as its parse."""
+    usual = gc.get_threshold()
+    gc.set_threshold(YOUNG_OBJECTS, *usual[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*usual)
 
 
 class _Ahead:

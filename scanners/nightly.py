@@ -14,66 +14,40 @@ from typing import Any
 
 from ..lineage.compute import Compute
 from ..lineage.errors import (
-    AccessDenied,
     BudgetExceeded,
-    ModelNotFound,
+    Interrupted,
     NotInRegistry,
     TransientError,
-    UnsafeRequest,
 )
-from ..lineage.records import Coverage, Outcome
 from ..lineage.sketch.plan import PLAN_VERSION, kindred_shapes
-from ..store.facts import Publication, Queue, ScanState, Sweep, Visit
+from ..store.facts import Publication, Queue, ScanState, Sweep
 from ..store.ledger import Ledger
 from ..store.registry import Registry
 from .bytes import Traffic
 from .claims import judge_claims
-from .digest import digest_body, write_digest
+from .departures import Departures
+from .digest import write_digest
 from .engines.base import Engine
-from .fetching import Batch, Fetched
-from .hints import take_hints
+from .hints import follow_hints
 from .inference import infer_store
-from .limits import Meter, ScanLimits
+from .limits import Meter
 from .listing import Lister
+from .night_report import NightReport, night_events
+from .night_visits import VisitRounds
 from .nightly_config import NightConfig
 from .probes.prompt_sets import PromptSet
 from .probing import Prober
 from .progress import Progress, Silence
-from .publishing import SMALL, judge_snapshot
+from .publishing import judge_snapshot
 from .sources.base import ListingFilter, Source
 from .sources.spool import PageSpool
 
 logger = logging.getLogger(__name__)
 
 KIND = "nightly"
-BATCH = 128
-PULLED = 4096
 CHUNK = 2_000
 """Models whose shapes are inferred in one go."""
 STALE_LISTING = timedelta(hours=20)
-MOST_MISSING = 5_000
-PROBE_SHARE = 0.8
-"""Share of the deadline after which no further visit begins: inference and snapshot need time."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NightReport:
-    """How a night ended: `done`, `interrupted` (a signal or the deadline) or `unlisted`."""
-
-    scan: int
-    status: str
-    listed: int
-    outcomes: Mapping[Outcome, int]
-    queue: Queue
-    publication: Publication | None
-    digest: str | None
-    requests: int
-    bytes: int
-    reason: str | None = None
-
-
-class _Stopped(Exception):
-    """A signal or the deadline: what is committed stays, the rest is left."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -85,6 +59,8 @@ class Night:
     source : asked for listings and single models; the engine opens its own.
     publish : moves `current` to the snapshot of this name; called only for what the gate lets
         pass.
+    tell : keeps the report for people and puts its events on their way; repeated when the night
+        is killed before its end.
     accept : a person's reason to publish in spite of the gate.
     """
 
@@ -94,6 +70,7 @@ class Night:
     config: NightConfig
     now: Callable[[], datetime]
     publish: Callable[[str], None]
+    tell: Callable[[NightReport], None]
     meter: Meter
     compute: Compute = field(default_factory=Compute)
     progress: Progress = field(default_factory=Silence)
@@ -116,11 +93,11 @@ class Night:
         scan = self._begin()
         try:
             self._list(scan)
-            self._follow_hints(scan)
+            follow_hints(self.registry, self.source, scan=scan, meter=self.meter, now=self.now())
             self._visit(scan)
             self._infer(scan)
             self._probe(scan)
-        except (_Stopped, BudgetExceeded) as error:
+        except (Interrupted, BudgetExceeded) as error:
             return self._left(scan, "interrupted", str(error) or None)
         except TransientError as error:
             if self.meter.stopped:
@@ -135,6 +112,16 @@ class Night:
     @property
     def _ledger(self) -> Ledger:
         return self.registry.ledger()
+
+    @property
+    def _departures(self) -> Departures:
+        return Departures(
+            ledger=self._ledger,
+            source=self.source,
+            meter=self.meter,
+            now=self.now,
+            shrink=self.config.gate.shrink,
+        )
 
     def _parameters(self) -> dict[str, Any]:
         config, narrow = self.config, self.config.narrow
@@ -171,8 +158,7 @@ class Night:
         )
 
     def _check(self) -> None:
-        if self.meter.stopped:
-            raise _Stopped
+        self.meter.go_on()
 
     def _list(self, scan: int) -> None:
         lister = Lister(
@@ -189,150 +175,26 @@ class Night:
         sweeps = lister.run(scan)
         self._check()
         if self._is_whole(sweeps):
-            self._look_for_missing(scan)
-
-    def _follow_hints(self, scan: int) -> None:
-        """Describe the models that the Hub's webhooks named; the listing may not have them yet."""
-        hints = take_hints(self.registry.path)
-        described = []
-        for name in hints:
-            self._check()
-            try:
-                described.append(self.source.info(name, traffic=self.meter.traffic))
-            except (ModelNotFound, AccessDenied, TransientError, UnsafeRequest):
-                # What is gone is for the next full sweep to find, by its own rules.
-                continue
-        visits = [
-            Visit(
-                coverage=Coverage(model=info.name, outcome=Outcome.UNCHANGED, stage="list"),
-                info=info,
-            )
-            for info in described
-        ]
-        self.registry.record_visits(scan, visits, now=self.now())
-        for path in hints.values():
-            path.unlink(missing_ok=True)
-
-    def _look_for_missing(self, scan: int) -> None:
-        """Ask for each model that the whole listing did not name: only that tells what became."""
-        names = self._ledger.missing(scan, limit=MOST_MISSING)
-        if self._is_doubtful(names) and self.accept is None:
-            return
-        gone: dict[str, list[str]] = {"not_found": [], "hidden": []}
-        for name in names:
-            self._check()
-            reason = self._absence(name)
-            if reason is not None:
-                gone[reason].append(name)
-        for reason, absent in gone.items():
-            if absent:
-                self._ledger.tombstone(absent, reason=reason, scan=scan, now=self.now())
-
-    def _is_doubtful(self, missing: Sequence[str]) -> bool:
-        """Whether so many models are missing that the listing is the likelier fault."""
-        models = self._ledger.counts()["models"]
-        return len(missing) > max(SMALL, self.config.gate.shrink * models)
+            self._departures.look(scan, trusted=self.accept is not None)
 
     def _is_whole(self, sweeps: Sequence[Sweep]) -> bool:
         """Whether everything was listed: a narrowed listing says nothing of what it leaves out."""
         everything = self.config.narrow == ListingFilter()
         return everything and any(sweep.kind == "full" for sweep in sweeps)
 
-    def _absence(self, name: str) -> str | None:
-        """`not_found` or `hidden` (deleted or private), None when it is there or nobody says."""
-        try:
-            self.source.info(name, traffic=self.meter.traffic)
-        except ModelNotFound as error:
-            return "hidden" if error.hidden else "not_found"
-        except (TransientError, AccessDenied):
-            return None
-        return None
-
     def _visit(self, scan: int) -> None:
-        queued = self._queue().waiting
-        most = self.config.most_visits
-        self.progress.stage("read", queued if most is None else min(queued, most))
-        for fetched in self.engine.run(self._batches()):
-            self._record(scan, fetched)
-        self._check()
-
-    def _batches(self) -> Iterator[Batch]:
-        """Batches of the queue, until it is empty or a budget is used up."""
-        tried: set[str] = set()
-        most = self.config.most_visits
-        number = 0
-        while True:
-            left = PULLED if most is None else min(PULLED, most - len(tried))
-            pulled = self._ledger.waiting(
-                source=self.source.kind,
-                plan=PLAN_VERSION,
-                watched=self.config.watch,
-                now=self.now(),
-                limit=left + len(tried) if left > 0 else 0,
-            )
-            fresh = [info for info in pulled if info.source_id not in tried][: max(0, left)]
-            if not fresh:
-                return
-            for at in range(0, len(fresh), BATCH):
-                limits = self._limits()
-                if limits is None:
-                    return
-                infos = fresh[at : at + BATCH]
-                tried.update(info.source_id for info in infos)
-                yield Batch(number=number, infos=tuple(infos), limits=limits)
-                number += 1
-
-    def _limits(self) -> ScanLimits | None:
-        """What is left of the budget for one batch, None when that is nothing."""
-        if self.meter.stopped or self.meter.exhausted:
-            return None
-        limits, traffic = self.meter.limits, self.meter.traffic
-        spent = self.meter.clock() - self.meter.started
-        deadline = None if limits.deadline is None else PROBE_SHARE * limits.deadline - spent
-        if deadline is not None and deadline <= 0:
-            return None
-        return ScanLimits(
-            max_bytes=None if limits.max_bytes is None else limits.max_bytes - traffic.bytes,
-            max_requests=None
-            if limits.max_requests is None
-            else limits.max_requests - traffic.requests,
-            deadline=deadline,
+        rounds = VisitRounds(
+            registry=self.registry,
+            engine=self.engine,
+            source=self.source.kind,
+            meter=self.meter,
+            now=self.now,
+            watched=self.config.watch,
+            most=self.config.most_visits,
+            progress=self.progress,
         )
-
-    def _record(self, scan: int, fetched: Fetched) -> None:
-        """Store a batch: sketches first, then all its visits in one transaction.
-
-        Raises
-        ------
-        TransientError : nothing in it was answered: the source is down, and says nothing about
-            any model.
-        """
-        self.meter.traffic.add(requests=fetched.traffic.requests, size=fetched.traffic.bytes)
-        visits = fetched.visits
-        ends = {visit.coverage.outcome for visit in visits}
-        if len(visits) >= 8 and ends == {Outcome.TIMEOUT}:
-            raise TransientError(f"{len(visits)} models in a row timed out: the source is down")
-        visits = self._without_copies(visits)
-        kept = {v.facts.sketch_path for v in visits if v.facts is not None}
-        for path, content in fetched.sketches.items():
-            if path in kept:
-                self.registry.sketches.put(path, content)
-        self.registry.record_visits(scan, visits, now=self.now())
-        for visit in visits:
-            self.progress.visited(visit.coverage)
-
-    def _without_copies(self, visits: Sequence[Visit]) -> tuple[Visit, ...]:
-        """Exact copies share the sketch that came first, whichever engine read them."""
-        digests = [v.facts.weights_digest for v in visits if v.facts and v.facts.weights_digest]
-        known = self._ledger.known_weights(digests, plan=PLAN_VERSION) if digests else {}
-        shared = []
-        for visit in visits:
-            facts = visit.facts
-            first = known.get(facts.weights_digest or "") if facts is not None else None
-            if facts is not None and first is not None:
-                visit = replace(visit, facts=replace(first, config=facts.config))
-            shared.append(visit)
-        return tuple(shared)
+        rounds.run(scan)
+        self._check()
 
     def _infer(self, scan: int) -> None:
         """Infer anew in the shapes that changed, together with the shapes kindred to them."""
@@ -382,14 +244,18 @@ class Night:
         return self._publish(scan)
 
     def _publish(self, scan: int) -> NightReport:
-        """Snapshot, gate, events, digest. The gate's word is stored last: it ends the night."""
+        """Snapshot, gate, events, digest. The gate's word is stored last: it ends the night.
+
+        A night that is killed before that does all of it again, and changes nothing by it.
+        """
         self.progress.stage("publish", None)
         publication = self._judge(scan)
         manifest = self.registry.write_snapshot(now=self.now())
         if publication.status == "published":
             self.publish(manifest.name)
         report = self._report(scan, "done", publication=publication)
-        self._tell(report, publication)
+        self._add_events(report, publication)
+        self.tell(report)
         self._ledger.record_publication(publication)
         return report
 
@@ -401,31 +267,20 @@ class Night:
             now=self.now(),
             accept=self.accept,
         )
-        missing: list[str] = []
+        doubt = None
         if self._is_whole(self._ledger.sweeps(scan)):
-            missing = self._ledger.missing(scan, limit=MOST_MISSING)
-        if not self._is_doubtful(missing):
+            doubt = self._departures.doubt(scan)
+        if doubt is None:
             return publication
         status = "blocked" if self.accept is None else "published"
-        doubt = f"the listing left out {len(missing):,} models that were there before"
         reasons = (*publication.reasons, doubt)
         return replace(publication, status=status, reasons=reasons, accepted=self.accept)
 
-    def _tell(self, report: NightReport, publication: Publication) -> None:
+    def _add_events(self, report: NightReport, publication: Publication) -> None:
         """Events about the night itself, the digest among them."""
-        scan, events = report.scan, self._ledger.events(since=report.scan, until=report.scan)
-        told = [event for event in events if event.kind != "digest.daily"]
-        digest = digest_body(scan=scan, events=told, publication=publication, queue=report.queue)
-        rows: list[tuple[str, str, str, Mapping[str, Any]]] = [
-            ("scan.completed", f"scan {scan}", "info", {"listed": report.listed}),
-            ("digest.daily", f"scan {scan}", "info", digest),
-        ]
-        if publication.status == "blocked":
-            body = {"reasons": list(publication.reasons)}
-            rows.append(("publish.blocked", f"scan {scan}", "high", body))
-        if any("visits timed out" in reason for reason in publication.reasons):
-            rows.append(("coverage.dropped", f"scan {scan}", "medium", {}))
-        self._ledger.add_events(rows, scan=scan, now=self.now())
+        told = self._ledger.events(since=report.scan, until=report.scan)
+        rows = night_events(report, publication, told=told)
+        self._ledger.add_events(rows, scan=report.scan, now=self.now())
 
     def _tell_failure(self, scan: int, error: Exception) -> None:
         body = {"reason": type(error).__name__}

@@ -60,24 +60,20 @@ class WeightMap:
     """What the headers that were read say of a model.
 
     `tensors` holds the places whose weight is known; `places` every place that is named, also in
-    shards that were not opened. `sources` are the open files by path. `free` are bytes of the
+    shards that were not opened; `shapes` those of the planned places that are known, in plan
+    order. `sources` are the open files by path. `free` are bytes of the
     headers that do not count against a sketch's budget: a tokenizer inside of a weight file.
     """
 
     tensors: Mapping[RoleKey, tuple[Weight, Place]]
     places: tuple[RoleKey, ...]
+    shapes: Mapping[RoleKey, tuple[int, ...]]
     sources: Mapping[str, ByteSource]
     n_params: int | None
     packing: Packing | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
     skipped: Mapping[str, int] = field(default_factory=dict)
     free: int = 0
-
-    @property
-    def shapes(self) -> dict[RoleKey, tuple[int, ...]]:
-        """Shapes of the planned places that are known, in plan order."""
-        planned = choose_places(self.places)
-        return {k: self.tensors[k][0].shape for k in planned if k in self.tensors}
 
     @property
     def shape_key(self) -> str:
@@ -233,9 +229,13 @@ def _mapped(
     shapes: dict[str, tuple[int, ...]] = dict.fromkeys(named, ())
     shapes |= {name: weight.shape for name, weight in file.weights.items()}
     placed = assign_roles(list(shapes.items()), model_type=hint)
+    places = tuple(p.key for p in placed.values() if p.key.role not in BUFFER_ROLES)
+    tensors = _by_place(file.weights, placed)
+    planned = choose_places(places)
     return WeightMap(
-        tensors=_by_place(file.weights, placed),
-        places=tuple(p.key for p in placed.values() if p.key.role not in BUFFER_ROLES),
+        tensors=tensors,
+        places=places,
+        shapes={key: tensors[key][0].shape for key in planned if key in tensors},
         sources=sources,
         n_params=sum(math.prod(w.shape) for w in file.weights.values()) if whole else None,
         packing=file.packing,

@@ -90,6 +90,10 @@ class Visitor:
         Returns
         -------
         Visit with the outcome; facts only when the weights' headers could be read.
+
+        Raises
+        ------
+        AccessDenied : the token itself is refused, which says nothing about the model.
         """
         started, traffic = self.clock(), Traffic()
         work = _Work(info=listed)
@@ -103,6 +107,8 @@ class Visitor:
         except _NotSketched as end:
             outcome, reason = end.outcome, end.reason
         except (ModelkinError, OSError) as error:
+            if isinstance(error, AccessDenied) and error.reason == "token":
+                raise
             outcome, reason = _outcome(error, described=work.described), str(error)
             work.failed = error
             if isinstance(error, UnsafePickle):

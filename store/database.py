@@ -17,6 +17,8 @@ from .migrate import check_version, migrate
 FILE_NAME = "registry.duckdb"
 STORAGE_VERSION = "v1.2.0"  # files that DuckDB 2 writes by default cannot be opened by 1.x
 RESERVE_BYTES = 32 * 1024 * 1024
+# A checkpoint costs as much as the store is large: at the usual 16 MB, one a commit of a listing.
+CHECKPOINT_THRESHOLD = "128MB"
 
 _DISK_WORDS = ("no space left", "file too large", "could not write", "disk quota", "read-only file")
 
@@ -167,6 +169,7 @@ def _connect(folder: Path, *, read_only: bool) -> tuple[duckdb.DuckDBPyConnectio
     }
     if not read_only:
         config["storage_compatibility_version"] = STORAGE_VERSION
+        config["checkpoint_threshold"] = CHECKPOINT_THRESHOLD
     published = _published(folder)
     if read_only and not path.exists():
         path = published.resolve()

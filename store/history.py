@@ -38,7 +38,8 @@ _TABLES = {
 }
 
 _BEFORE = """
-CREATE OR REPLACE TEMP TABLE before_{table} AS SELECT * FROM internal.{table} t WHERE {condition}
+CREATE OR REPLACE TEMP TABLE before_{table} AS SELECT * FROM internal.{table} t
+WHERE t.{born} < $scan AND ({condition})
 """
 
 # A row that was born, or has already been kept, in this scan never stood at the end of another.
@@ -50,7 +51,7 @@ SEMI JOIN (
     EXCEPT SELECT * EXCLUDE ({ignored}) FROM internal.{table} t WHERE {again}
 ) x USING ({keys})
 ANTI JOIN (SELECT * FROM internal.{versions} WHERE until_scan = $scan) v USING ({keys})
-WHERE b.{born} < $scan ORDER BY ALL
+ORDER BY ALL
 """
 
 _TOUCHED = """t.key IN (SELECT key FROM touched_in)
@@ -70,7 +71,9 @@ def versions_kept(
     condition : which rows `t` the block may touch, written by this package.
     """
     kept = _TABLES[table]
-    connection.execute(_BEFORE.format(table=table, condition=condition))
+    # The test of the birth lets a first listing read nothing.
+    before = _BEFORE.format(table=table, born=kept.born, condition=condition)
+    connection.execute(before, {"scan": scan})
     yield
     keys = ", ".join(kept.keys)
     first = kept.keys[0]
@@ -80,7 +83,6 @@ def versions_kept(
             table=table,
             keys=keys,
             ignored=", ".join(kept.ignored),
-            born=kept.born,
             again=f"t.{first} IN (SELECT {first} FROM before_{table})",
         ),
         {"scan": scan},

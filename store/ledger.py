@@ -13,7 +13,7 @@ from typing import Any
 
 from ..lineage.records import DeclaredParent, ModelInfo
 from . import events, schedule, sweeps
-from .closing import rebuild_closure
+from .closing import maintain_closure
 from .database import Database
 from .facts import Event, Publication, Queue, RevisionFacts, Sweep
 from .history import listing_kept
@@ -97,10 +97,10 @@ class Ledger:
                 )
 
     def end_listing(self, scan: int) -> None:
-        """Note that all sweeps of a scan are done; rebuild the closure for what cards claim."""
+        """Note that all sweeps of a scan are done; bring the closure up to what cards claim."""
         with self._database.transaction() as connection:
             sweeps.listing_done(connection, scan=scan)
-            rebuild_closure(connection)
+            maintain_closure(connection)
 
     def watermarks(self, scan: int) -> dict[str, datetime]:
         """The newest `created` and `modified` dates that finished sweeps like this began with."""
@@ -110,17 +110,19 @@ class Ledger:
         """When the last full sweep that ended was begun, of a listing like this scan's."""
         return sweeps.last_full(self._database, scan=scan)
 
-    def missing(self, scan: int, *, limit: int) -> list[str]:
+    def missing(self, scan: int, *, source: str, limit: int) -> list[str]:
         """Live models that the full sweep of a scan did not name, most used first."""
-        return sweeps.missing(self._database, scan=scan, limit=limit)
+        return sweeps.missing(self._database, source=source, scan=scan, limit=limit)
 
-    def tombstone(self, names: Sequence[str], *, reason: str, scan: int, now: datetime) -> None:
+    def tombstone(
+        self, names: Sequence[str], *, source: str, reason: str, scan: int, now: datetime
+    ) -> None:
         """Mark models as gone from their source."""
         with (
             self._database.transaction() as connection,
             listing_kept(connection, (), names=names, scan=scan),
         ):
-            sweeps.tombstone(connection, names, reason=reason, scan=scan, now=now)
+            sweeps.tombstone(connection, names, source=source, reason=reason, scan=scan, now=now)
 
     def waiting(
         self, *, source: str, plan: str, watched: Sequence[str], now: datetime, limit: int

@@ -242,7 +242,10 @@ def _insert_bare_files(connection: duckdb.DuckDBPyConnection, infos: Sequence[Mo
 
 
 def _is_bare(info: ModelInfo) -> bool:
-    return all(f.size is None and f.sha256 is None and f.blob is None for f in info.files)
+    for file in info.files:
+        if file.size is not None or file.sha256 is not None or file.blob is not None:
+            return False
+    return True
 
 
 def _model_rows(infos: Sequence[ModelInfo]) -> Iterable[tuple[object, ...]]:

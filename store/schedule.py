@@ -53,9 +53,10 @@ AND NOT coalesce((r.sketch_path IS NOT NULL AND r.sketch_plan = $plan)
         AND s.revision = r.id), false)
 """
 
-_COOL = "(s.model IS NULL OR s.visited_at + $cool <= $now)"
+# A visit of the future was dated by a wrong clock: its pauses would last until that day.
+_COOL = "(s.model IS NULL OR s.visited_at + $cool <= $now OR s.visited_at > $now)"
 _DUE = f"""{_COOL} AND (s.model IS NULL OR s.revision <> r.id
-    OR (NOT s.disabled AND s.not_before <= $now))"""
+    OR (NOT s.disabled AND (s.not_before <= $now OR s.visited_at > $now)))"""
 
 _FROM = """
 FROM internal.models m JOIN internal.revisions r ON r.id = m.revision

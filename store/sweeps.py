@@ -26,14 +26,17 @@ _SWEEP = (
 # A listing that was narrowed otherwise, or of another endpoint, says nothing about this one.
 _ALIKE = (
     "(SELECT a.scan FROM internal.scans a, internal.scans b "
-    "WHERE b.scan = ? AND a.parameters::VARCHAR = b.parameters::VARCHAR)"
+    "WHERE b.scan = $scan AND a.parameters::VARCHAR = b.parameters::VARCHAR)"
 )
 
-# What a listing of everything did not name: deleted, made private, or lost by the listing.
-_MISSING = """
+# What a listing of everything did not name: deleted, made private, or lost by the listing. There is
+# one Hub; of what other folders hold, a listing of this one says nothing.
+_MISSING = f"""
 SELECT m.name FROM internal.models m
-WHERE m.source = 'hub' AND m.tombstone_reason IS NULL AND m.id NOT IN (
-    SELECT l.model FROM internal.listings l WHERE l.scan = $scan)
+WHERE m.source = $source AND m.tombstone_reason IS NULL
+    AND (m.source = 'hub'
+        OR m.id IN (SELECT l.model FROM internal.listings l WHERE l.scan IN {_ALIKE}))
+    AND m.id NOT IN (SELECT l.model FROM internal.listings l WHERE l.scan = $scan)
 ORDER BY m.downloads DESC NULLS LAST, m.id LIMIT $limit
 """
 
@@ -108,9 +111,13 @@ def listing_done(connection: duckdb.DuckDBPyConnection, *, scan: int) -> None:
     connection.execute("UPDATE internal.scans SET listing_done = true WHERE scan = ?", [scan])
 
 
-def missing(database: Database, *, scan: int, limit: int) -> list[str]:
-    """Live models of the Hub that the full sweep of a scan did not name, most used first."""
-    return [name for (name,) in database.rows(_MISSING, {"scan": scan, "limit": limit})]
+def missing(database: Database, *, source: str, scan: int, limit: int) -> list[str]:
+    """Live models that the full sweep of a scan did not name, most used first.
+
+    Of folders, those that a listing with the same parameters named before.
+    """
+    found = database.rows(_MISSING, {"source": source, "scan": scan, "limit": limit})
+    return [name for (name,) in found]
 
 
 def watermarks(database: Database, *, scan: int) -> dict[str, datetime]:
@@ -122,7 +129,7 @@ def watermarks(database: Database, *, scan: int) -> dict[str, datetime]:
     found = database.rows(
         "SELECT s.kind, max(s.newest) FROM internal.sweeps s WHERE s.done "
         f"AND s.newest IS NOT NULL AND s.scan IN {_ALIKE} GROUP BY 1",
-        [scan],
+        {"scan": scan},
     )
     marks = {kind: moment.replace(tzinfo=None) for kind, moment in found}
     full = marks.get("full")
@@ -141,7 +148,7 @@ def last_full(database: Database, *, scan: int) -> datetime | None:
     found = database.row(
         "SELECT max(c.started_at) FROM internal.sweeps s JOIN internal.scans c ON c.scan = s.scan "
         f"WHERE s.kind = 'full' AND s.done AND s.scan IN {_ALIKE}",
-        [scan],
+        {"scan": scan},
     )
     return aware(found[0]) if found else None
 
@@ -150,15 +157,16 @@ def tombstone(
     connection: duckdb.DuckDBPyConnection,
     names: Sequence[str],
     *,
+    source: str,
     reason: str,
     scan: int,
     now: datetime,
 ) -> None:
-    """Put a tombstone on live models of the Hub, by name."""
+    """Put a tombstone on live models of a source, by name."""
     connection.execute(
         "CREATE OR REPLACE TEMP TABLE departed AS SELECT m.id, m.name FROM internal.models m "
-        "WHERE m.source = 'hub' AND m.tombstone_reason IS NULL "
+        "WHERE m.source = ? AND m.tombstone_reason IS NULL "
         "AND list_contains(?::VARCHAR[], m.name)",
-        [[text(name) for name in names]],
+        [source, [text(name) for name in names]],
     )
     retire(connection, "departed", reason=reason, scan=scan, now=now)

@@ -246,7 +246,9 @@ def _take_apart(name: str) -> _Name:
         bare = bare.replace("." + infix, ".")
     # One prefix may hide another (`module.model.`); real names wear four at most.
     for _ in range(_MAX_PREFIXES):
-        bare = bare[len(next((p for p in common.prefixes if bare.startswith(p)), "")) :]
+        if not bare.startswith(common.prefixes):
+            break
+        bare = bare[len(next(p for p in common.prefixes if bare.startswith(p))) :]
     found = _INNER_LAYER.search(bare) or _LAYER.search(bare)
     if found is None:
         return _Name(full=name, template=bare, layer=None)

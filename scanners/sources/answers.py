@@ -124,7 +124,9 @@ def refusal(
         return _denied(subject, reason="gated")
     if status == 451 or (status == 403 and "disabled" in said):
         return _denied(subject, reason="disabled")
-    if status == 403 or (status == 401 and (not subject.model or "Invalid credentials" in said)):
+    if status == 401 and "Invalid credentials" in said:
+        return _denied(subject, reason="token")
+    if status == 403 or (status == 401 and not subject.model):
         return _denied(subject, reason="unauthorized")
     if status in {401, 404, 410}:
         what = {"EntryNotFound": "no such file", "RevisionNotFound": "no such revision"}
@@ -135,4 +137,5 @@ def refusal(
 
 
 def _denied(subject: Subject, *, reason: str) -> AccessDenied:
-    return AccessDenied(f"{subject}: access denied ({reason})", model=subject.model, reason=reason)
+    told = "the token is refused: expired or revoked" if reason == "token" else reason
+    return AccessDenied(f"{subject}: access denied ({told})", model=subject.model, reason=reason)

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 from ...lineage.errors import MalformedFile
@@ -96,16 +97,26 @@ def parse_time(value: Any) -> datetime | None:
 def _files(value: Any) -> tuple[ModelFile, ...]:
     if not isinstance(value, list):
         return ()
-    if all(type(item) is dict and len(item) == 1 for item in value):
+    if all(map(_is_name_alone, value)):
         # A listing gives names alone: twenty million of them on the whole Hub.
-        names = dict.fromkeys(_text(item.get("rfilename")) for item in value)
-        return tuple(ModelFile(path=name) for name in names if name is not None)
+        names = dict.fromkeys([_text(item.get("rfilename")) for item in value])
+        return tuple([_named(name) for name in names if name is not None])
     found: dict[str, ModelFile] = {}
     for item in value:
         name = _text(item.get("rfilename")) if isinstance(item, Mapping) else None
         if name is not None and name not in found:
             found[name] = _file(name, item)
     return tuple(found.values())
+
+
+def _is_name_alone(item: Any) -> bool:
+    return type(item) is dict and len(item) == 1
+
+
+@lru_cache(maxsize=16_384)
+def _named(name: str) -> ModelFile:
+    """A file of which only the name is known; most repositories have the same ones."""
+    return ModelFile(path=name)
 
 
 def _file(name: str, item: Mapping[str, Any]) -> ModelFile:
@@ -140,17 +151,17 @@ def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, dict) and _is_shallow(value, _DEEPEST) else {}
 
 
-def _is_shallow(value: Any, left: int) -> bool:
-    if not isinstance(value, (dict, list)):
-        return True
-    items = value.values() if isinstance(value, dict) else value
-    return left > 0 and all(_is_shallow(item, left - 1) for item in items)
+def _is_shallow(value: dict[str, Any] | list[Any], left: int) -> bool:
+    for item in value.values() if isinstance(value, dict) else value:
+        if isinstance(item, (dict, list)) and (left <= 1 or not _is_shallow(item, left - 1)):
+            return False
+    return True
 
 
 def _texts(value: Any) -> tuple[str, ...]:
     if not isinstance(value, list):
         return ()
-    return tuple(text for text in map(_text, value) if text is not None)
+    return tuple([text for text in map(_text, value) if text is not None])
 
 
 def _text(value: Any) -> str | None:

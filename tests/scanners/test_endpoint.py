@@ -240,7 +240,7 @@ def test_no_header_breaks_a_parser(text: str) -> None:
             401,
             {"X-Error-Message": "Invalid credentials in Authorization header"},
             AccessDenied,
-            "unauthorized",
+            "token",
         ),
         (
             403,

@@ -252,7 +252,7 @@ def test_denials_name_their_reason(hub: FaultyHub) -> None:
     assert caught.value.reason == "disabled"
     with pytest.raises(AccessDenied) as caught:
         describe(hub, "acme/base", token="hf_wrong")
-    assert caught.value.reason == "unauthorized"
+    assert caught.value.reason == "token"
     assert "hf_wrong" not in str(caught.value)
     with pytest.raises(AccessDenied):
         listing(hub, token="hf_wrong")

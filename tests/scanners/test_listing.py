@@ -208,12 +208,12 @@ def test_what_a_full_sweep_does_not_name_is_missing_not_gone(
     hub.population.deleted.update({3, 4})
     list_once(registry, hub, full_every=timedelta(0))
     gone = {hub.population.name(3), hub.population.name(4)}
-    assert set(registry.ledger().missing(2, limit=10)) == gone
+    assert set(registry.ledger().missing(2, source="hub", limit=10)) == gone
     assert rows(registry, "SELECT count(*) FROM models WHERE tombstone_reason IS NOT NULL") == [
         (0,)
     ]
-    registry.ledger().tombstone(sorted(gone), reason="hidden", scan=2, now=NOW)
-    assert registry.ledger().missing(2, limit=10) == []
+    registry.ledger().tombstone(sorted(gone), source="hub", reason="hidden", scan=2, now=NOW)
+    assert registry.ledger().missing(2, source="hub", limit=10) == []
 
 
 def test_claims_of_the_listing_are_those_of_the_whole_reader(hub: EcosystemHub) -> None:

@@ -143,3 +143,12 @@ def test_a_bare_401_is_no_tombstone(registry: Registry) -> None:
     assert registry.describe("o/a")["tombstone_reason"] is None
     registry.record_visits(1, [Visit(coverage=coverage)], now=NOW)
     assert registry.describe("o/a")["tombstone_reason"] == "not_found"
+
+
+def test_a_visit_dated_by_a_wrong_clock_stops_nothing(registry: Registry) -> None:
+    info = hub_info("o/a")
+    put(registry, info)
+    visit(registry, info, Outcome.FAILED, at=NOW + 3650 * DAY)
+    assert waiting(registry.ledger(), at=NOW) == ["o/a"]
+    queue = registry.ledger().queue(source="hub", plan=PLAN, now=NOW)
+    assert (queue.waiting, queue.cooling) == (1, 0)
