@@ -107,7 +107,7 @@ async def _mapped(source: Source, name: str, *, traffic: Traffic) -> _Side:
     if layout.kind not in ("single", "sharded"):
         raise NotComparable(f"{name} holds no whole model: {layout.kind}")
     # Headers count as nothing here: all of the model is read anyway.
-    weights = await map_weights(source, info, layout, traffic=traffic, whole=True)
+    weights = await map_weights(source, info, layout, traffic=traffic, every_shard=True)
     return _Side(name=name, weights=weights)
 
 

@@ -103,15 +103,9 @@ async def map_weights(
     layout: WeightLayout,
     *,
     traffic: Traffic,
-<<<<<<< HEAD
     every_shard: bool = False,
 ) -> WeightMap:
     """Read the headers that the plan needs, or with `every_shard` all of them.
-=======
-    whole: bool = False,
-) -> WeightMap:
-    """Read the headers that the plan needs; those of all shards with `whole`.
->>>>>>> gpu
 
     Raises
     ------
@@ -119,11 +113,7 @@ async def map_weights(
     AccessDenied, ModelNotFound, TransientError : from the source.
     """
     if layout.format == "gguf":
-<<<<<<< HEAD
         return await _map_gguf(source, info, layout, traffic, every_shard=every_shard)
-=======
-        return await _map_gguf(source, info, layout, traffic, all_shards=whole)
->>>>>>> gpu
     hint = _hint(info)
     if layout.index is None:
         paths: tuple[str, ...] = tuple(layout.files)
@@ -133,11 +123,7 @@ async def map_weights(
         names = parse_index(data, path=layout.index)
         _check_shards(names, info)
         needed = _needed_shards(names, hint, requests=traffic.requests)
-<<<<<<< HEAD
         paths = tuple(sorted(set(names.values()))) if every_shard else needed
-=======
-        paths = tuple(sorted(set(names.values()))) if whole else needed
->>>>>>> gpu
     sources = dict(zip(paths, await _open_all(source, info, paths, traffic), strict=True))
     sizes = _header_sizes(names)
     reads = (
@@ -190,20 +176,12 @@ async def _map_gguf(
     layout: WeightLayout,
     traffic: Traffic,
     *,
-<<<<<<< HEAD
     every_shard: bool,
-=======
-    all_shards: bool,
->>>>>>> gpu
 ) -> WeightMap:
     paths = layout.files
     if len(paths) > MAX_SHARDS:
         raise LimitExceeded("too many shards", path=paths[0], limit=MAX_SHARDS, actual=len(paths))
-<<<<<<< HEAD
     if len(paths) > SHARDS_OPENED and not every_shard:
-=======
-    if len(paths) > SHARDS_OPENED and not all_shards:
->>>>>>> gpu
         # Tensors stand in the order of the layers: the plan is at both ends and between.
         paths = (*paths[: SHARDS_OPENED // 2], *paths[-SHARDS_OPENED // 2 :])
     sources = dict(zip(paths, await _open_all(source, info, paths, traffic), strict=True))

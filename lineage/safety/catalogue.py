@@ -15,12 +15,8 @@ WEIGHTS_VERSION = "weights-1"
 SCAR, DELTA = "weight_scar", "delta_direction"
 ACTIVATIONS_VERSION = "activations-1"
 SEPARATION, LOG_ODDS, GAP = "recognition_separation", "refusal_log_odds", "direction_gap"
-<<<<<<< HEAD
-REFUSAL_VERSION = "refusal-3"
-=======
 AUC, COSINE = "direction_auc", "direction_cosine"
-REFUSAL_VERSION = "refusal-2"
->>>>>>> gpu
+REFUSAL_VERSION = "refusal-3"
 REPLY_TOKENS = 32
 AGREEMENT = "judge_agreement"
 SAMPLED, PREFILL = "sampled_refusal", "prefill_refusal"
