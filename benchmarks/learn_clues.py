@@ -6,11 +6,13 @@
 Trains toy families from seeds that are used nowhere else: fine-tunes S of a chat model P at several
 rates, children and grandchildren of some of them, and pairs of fine-tunes of a model that is thrown
 away. Every pair (C, S) in which C is nearer to S than S's parent is to C is measured with
-`modelkin.lineage.infer.path`; an additive logistic model then weighs the clues, once for "child or
-other kin" and once for "siblings through an unpublished model or siblings trained apart": each
-clue gets a piecewise linear curve between quantiles of its values, pulled towards a straight and
-level one. Printed are the errors on families left out of the fit, beside those of straight lines
-alone; `--write` puts the curves of all families into `lineage/infer/likelihood.json`. `--zoos` adds
+`modelkin.lineage.infer.path`, and all pairs of families whose steps are drawn instead of trained.
+An additive logistic model then weighs the clues, once for "child or other kin" and once for
+"siblings through an unpublished model or siblings trained apart": each clue gets a piecewise linear
+curve between quantiles of its values, pulled towards a straight and level one; how rare unpublished
+parents are comes on top. Printed are the errors on families left out of the fit, beside those of
+straight lines alone; `--write` puts
+the curves of all families into `lineage/infer/likelihood.json`. `--zoos` adds
 what placement meets in zoos (`python -m benchmarks.zoo`; see `path_cases`), which must not be the
 ones that accuracy is measured on.
 """
@@ -18,6 +20,7 @@ ones that accuracy is measured on.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import random
@@ -27,6 +30,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from families import Weights, fresh, published, specimens_of, trained
 from numpy.typing import NDArray
 from path_cases import Case, zoo_cases
 from scipy.optimize import minimize
@@ -40,6 +44,7 @@ from modelkin.lineage.records import RoleKey
 
 Float64 = NDArray[np.float64]
 
+DRAWN = range(900, 924)
 RATES = (5e-5, 1e-4, 2e-4, 4e-4, 8e-4)
 STEPS = (40, 60, 90, 140)
 QUANTILES = (0.02, 0.2, 0.4, 0.6, 0.8, 0.98)
@@ -96,11 +101,10 @@ def main() -> None:
     families = [load(seed, asked.cache) for seed in asked.seeds]
     cases = [case for family in families for case in measure(family)]
     cases += [case for zoo in asked.zoos for case in zoo_cases(zoo)]
+    cases += [case for seed in DRAWN for case in measure(drawn_family(seed), near_only=False)]
     kin = [case for case in cases if not case.child]
-    prior = math.log(odds_of_nearest(families))
-    child = scorer(cases, [case.child for case in cases], signs=SIGNS, prior=prior)
-    hidden = scorer(kin, [case.hidden for case in kin])
-    print(f"prior log-odds that the nearest earlier model is an ancestor: {prior:.2f}")
+    child = scorer(cases, [case.child for case in cases], signs=SIGNS)
+    hidden = scorer(kin, [case.hidden for case in kin], prior=log_odds_of_hidden(kin))
     report("child against other kin", cases, [case.child for case in cases], signs=SIGNS)
     report("hidden sibling against sibling", kin, [case.hidden for case in kin])
     if asked.write:
@@ -173,6 +177,44 @@ def train_family(
     return {name: toy.state() for name, toy in toys.items()}, parents, hidden
 
 
+def drawn_family(seed: int) -> Family:
+    """A family whose steps are drawn, not trained: siblings that share little or nothing.
+
+    Trained toys all learn one language. Without these no curve would have seen a sibling that
+    has none of the path, or an own step of a thousandth of it.
+    """
+    draw = random.Random(seed)
+    base = published(fresh(seed))
+    weights = {"base": base, "P": published(trained(base, seed=100 * seed + 1, size=0.2))}
+    parents: dict[str, str | None] = {"base": None, "P": "base"}
+    hidden: dict[str, str] = {}
+    common = draw.choice((0.0, 0.0, 0.3, 0.6, 0.75))
+    numbers = itertools.count(100 * seed + 2)
+
+    def grow(parent: Weights, least: float) -> Weights:
+        size = math.exp(draw.uniform(math.log(least), math.log(0.1)))
+        share = min(1.0, common * 1.3 * draw.random())
+        return trained(parent, seed=next(numbers), size=size, data=seed, common=share)
+
+    def add(name: str, parent: str, least: float) -> None:
+        weights[name], parents[name] = published(grow(weights[parent], least)), parent
+
+    for i in range(draw.randint(2, 6)):
+        add(f"S{i}", "P", 0.02)
+        if i < 4:
+            add(f"C{i}", f"S{i}", 0.002)
+        if i < 2:
+            add(f"D{i}", f"C{i}", 0.005)
+    for h in range(draw.randint(0, 2)):
+        unpublished = grow(weights["P"], 0.02)
+        for i in range(2):
+            name = f"H{h}.{i}"
+            weights[name] = published(grow(unpublished, 0.005))
+            parents[name], hidden[name] = "P", f"H{h}"
+    members = {one.node: one for one in specimens_of(weights)}
+    return Family(seed=10_000 + seed, members=members, parents=parents, hidden=hidden)
+
+
 def as_specimen(name: str, state: Mapping[str, torch.Tensor]) -> Specimen:
     """What a sketch of a toy holds: the matrices, query and key of the first and last layer alone,
     embedding rows, final norm."""
@@ -204,15 +246,18 @@ def _layer(name: str) -> int | None:
     return int(name.split(".")[2]) if name.startswith("model.layers.") else None
 
 
-def measure(family: Family) -> Iterator[Case]:
-    """Every pair that nearest-neighbour placement could meet below the chat model."""
+def measure(family: Family, *, near_only: bool = True) -> Iterator[Case]:
+    """Every pair that nearest-neighbour placement could meet below the chat model.
+
+    `near_only` leaves out pairs of which S is no nearer to C than C's origin is.
+    """
     names = list(family.members)
     group = [family.members[name] for name in names]
     at = {name: i for i, name in enumerate(names)}
     sample = take_sample(group, shared_matrices(group))
     for child, via, origin in triples(family):
         c, s, p = (sample.rows[at[name]] for name in (child, via, origin))
-        if float(np.square(c - s).sum()) >= float(np.square(c - p).sum()):
+        if near_only and float(np.square(c - s).sum()) >= float(np.square(c - p).sum()):
             continue
         others = [
             at[name]
@@ -279,7 +324,7 @@ def fit(
     truth = np.asarray(y, dtype=np.float64)
     weight = np.where(truth > 0, (1 - truth).sum() / max(1.0, truth.sum()), 1.0)
     knots = np.quantile(x, QUANTILES, axis=0).T  # (features, k)
-    knots += np.arange(knots.shape[1]) * 1e-9  # never two at one place
+    knots += np.arange(knots.shape[1]) * 1e-4  # never two at one place
     ramps = np.concatenate([_ramps(c, k) for c, k in zip(x.T, knots, strict=True)], axis=1)
     centre = ramps.mean(axis=0)
     pieces = len(QUANTILES) - 1
@@ -313,19 +358,10 @@ def _ramps(column: Float64, knots: Float64) -> Float64:
     return through
 
 
-def odds_of_nearest(families: Sequence[Family]) -> float:
-    """How often the nearest earlier model is an ancestor rather than other kin, as a ratio."""
-    counts = {True: 0, False: 0}
-    for family in families:
-        names = list(family.members)
-        group = list(family.members.values())
-        rows = take_sample(group, shared_matrices(group)).rows
-        for at in range(2, len(names)):
-            nearest = names[int(np.square(rows[:at] - rows[at]).sum(axis=1).argmin())]
-            above = family.ancestors(names[at])
-            if nearest in above or family.parents[nearest] in above:
-                counts[nearest in above] += family.parents[nearest] is not None
-    return counts[True] / max(1, counts[False])
+def log_odds_of_hidden(kin: Sequence[Case]) -> float:
+    """How much rarer siblings through an unpublished model are than siblings trained apart."""
+    hidden = sum(case.hidden for case in kin)
+    return math.log(hidden / (len(kin) - hidden)) if 0 < hidden < len(kin) else 0.0
 
 
 def scorer(

@@ -22,7 +22,7 @@ from modelkin.lineage.infer.family import Family, assemble
 from modelkin.lineage.infer.kinship import families, measure_kinship
 from modelkin.lineage.infer.likelihood import featurise
 from modelkin.lineage.infer.packed import is_packed
-from modelkin.lineage.infer.placement import Placement, path_steps, path_to, place
+from modelkin.lineage.infer.placement import Placement, branches, path_steps, path_to, place
 from modelkin.lineage.infer.specimen import Specimen, comparable_parts, specimen
 from modelkin.scanners.inference import load_sketch
 from modelkin.scanners.scan import Scanner, ScanPlan
@@ -97,12 +97,13 @@ def child_cases(
         if twin_of(other, truth) != own and name not in ancestors(other, truth)
     ]
     kin.sort(key=lambda i: family.geometry.square_distance(child, i))
+    children = branches(placed)
     seen: set[tuple[int, int]] = set()
     for near in kin[:NEAREST]:
         path = path_to(near, placed)
         kept = [twin_of(names[i], truth) in line for i in path]
         reach = path[: kept.index(False) + 1] if False in kept else path
-        for step in path_steps(family, child, reach, placed):
+        for step in path_steps(family, child, reach, placed, children):
             if (step.origin, step.via) not in seen:
                 seen.add((step.origin, step.via))
                 yield Case(

@@ -14,7 +14,7 @@ from .family import assemble
 from .hidden import HiddenModel, insert_hidden
 from .kinship import Kinship, families, measure_kinship
 from .packed import is_packed, place_packed
-from .placement import Placement, place, place_again, with_support
+from .placement import Placement, branches, place, place_again, with_support
 from .specimen import Specimen, comparable_parts, content_key
 from .washing import find_sources
 
@@ -100,7 +100,8 @@ def _infer_family(
         placed[child] = place(family, child, placed)
     for child in family.order:
         placed[child] = place_again(family, child, placed)
-    placed = {child: with_support(family, child, placed) for child in family.order}
+    children = branches(placed)
+    placed = {child: with_support(family, child, placed, children) for child in family.order}
     edges: list[InferredEdge] = []
     rejected: list[RejectedParent] = []
     for decision in placed.values():

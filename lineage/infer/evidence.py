@@ -19,7 +19,7 @@ from .likelihood import child_scorer, exact_share, path_confidence
 from .order import arrow_llr
 from .placement import Placement
 from .relation import Step
-from .specimen import NARROWER, Specimen
+from .specimen import is_narrowed
 from .support import REPLICATES
 
 EXACT = 8.0
@@ -91,16 +91,10 @@ def direction_clues(family: Family, decision: Placement, parent: int) -> tuple[C
     if family.traits[child].lossy and not family.traits[parent].lossy:
         told = "grid or zeros in the child only"
         clues.append(Clue(kind="lost precision", statistic=told, value=1.0, llr=EXACT))
-    if decision.rule == "copy" and _is_narrowed(family.members[child], family.members[parent]):
+    if decision.rule == "copy" and is_narrowed(family.members[child], family.members[parent]):
         told = "the child holds its own type, the parent more than that type can"
         clues.append(Clue(kind="lost precision", statistic=told, value=1.0, llr=EXACT))
     return (*clues, *_dates(family, child, parent))
-
-
-def _is_narrowed(child: Specimen, parent: Specimen) -> bool:
-    """Whether a cast to the child's type cost the parent's weights something."""
-    pairs = [(child.blocks[n], parent.blocks[n]) for n in child.matrices() if n in parent.blocks]
-    return any(a.grain in NARROWER.get(b.grain, ()) for a, b in pairs)
 
 
 def _decisive(decision: Placement) -> list[Clue]:
@@ -113,6 +107,10 @@ def _decisive(decision: Placement) -> list[Clue]:
         replace(clue, llr=sign * clue.llr)
         for clue in child_scorer().explain(decision.clues, kind="path")
     ]
+    told = "log-odds before any clue: what hangs below it against what hangs beside it"
+    parts.append(
+        Clue(kind="prior", statistic=told, value=decision.prior, llr=sign * decision.prior)
+    )
     told = "log-odds of this place on the path against the next best"
     rest = decision.odds - sum(clue.llr for clue in parts)
     found = [Clue(kind="geometry", statistic=told, value=decision.odds, llr=rest), *parts]

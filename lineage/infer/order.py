@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from .delta import compare, delta_shape
 from .geometry import Geometry
-from .specimen import Specimen, comparable
+from .specimen import Specimen, comparable, is_narrowed
 
 Float64 = NDArray[np.float64]
 
@@ -51,6 +51,9 @@ def _later_of(group: Sequence[Specimen], a: int, b: int) -> int:
     if bool(group[a].packing) != bool(group[b].packing):
         # A file made for a runtime is converted from what was trained, and not the other way.
         return a if group[a].packing else b
+    for one, other in ((a, b), (b, a)):
+        if is_narrowed(group[one], group[other]):
+            return one
     more, fewer = _followers(group, a), _followers(group, b)
     if more == fewer:
         return a if _is_widened(group[a], group[b]) else b

@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
+from .attachment import Children, attachment, children_of
 from .blends import Blend, find_blend
 from .delta import on_grid_share, same_rows_permuted
 from .family import Family, mixture_of
@@ -43,7 +44,8 @@ class Placement:
     """A decision for one member: the rule that made it and the members it names.
 
     `kept` is False when the nearest member was ruled out as a sibling; `odds` are the log-odds of
-    the chosen place on the path against the next best, and `clues` those of the step that decided.
+    the chosen place on the path against the next best, `clues` those of the step that decided and
+    `prior` its log-odds before any clue.
     `support` is the share of resampled weights that name the same parent, where it was measured.
     `sibling` is set when the child shares a path with that member which nothing published explains.
     """
@@ -58,6 +60,7 @@ class Placement:
     sibling: int | None = None
     odds: float | None = None
     clues: PathClues | None = None
+    prior: float = 0.0
     measure: float | None = None
     support: float | None = None
     passed_over: Mapping[int, str] = field(default_factory=dict)
@@ -89,18 +92,29 @@ def place(family: Family, child: int, placed: Mapping[int, Placement]) -> Placem
         return merged
     if frozen is not None:
         return frozen
-    return _nearest(family, child, near, placed)
+    return _nearest(family, child, near, placed, branches(placed))
 
 
 def place_again(family: Family, child: int, placed: Mapping[int, Placement]) -> Placement:
     """Decide a member that its nearest relatives placed once more, now that all are placed."""
     if placed[child].rule != "nearest":
         return placed[child]
-    return _nearest(family, child, family.nearest(child), placed)
+    return _nearest(family, child, family.nearest(child), placed, branches(placed))
 
 
-def with_support(family: Family, child: int, placed: Mapping[int, Placement]) -> Placement:
+def branches(placed: Mapping[int, Placement]) -> Children:
+    """Who was placed below whom."""
+    return children_of({child: decision.parents for child, decision in placed.items()})
+
+
+def with_support(
+    family: Family, child: int, placed: Mapping[int, Placement], children: Children
+) -> Placement:
     """The decision with its bootstrap support, where a path was weighed.
+
+    Parameters
+    ----------
+    children : the `branches` of `placed`.
 
     Notes
     -----
@@ -112,7 +126,7 @@ def with_support(family: Family, child: int, placed: Mapping[int, Placement]) ->
     near = family.nearest(child)
 
     def decide(sample: Sample) -> int:
-        return _nearest(replace(family, sample=sample), child, near, placed).parents[0]
+        return _nearest(replace(family, sample=sample), child, near, placed, children).parents[0]
 
     return replace(decision, support=support_of(decide, family.sample))
 
@@ -268,17 +282,21 @@ def descends(member: int, ancestor: int, placed: Mapping[int, Placement]) -> boo
 
 
 def _nearest(
-    family: Family, child: int, near: Sequence[int], placed: Mapping[int, Placement]
+    family: Family,
+    child: int,
+    near: Sequence[int],
+    placed: Mapping[int, Placement],
+    children: Children,
 ) -> Placement:
     """The member on the path to the nearest one that the child most likely branched off.
 
     Each step of the path is weighed by its clues; the stop that explains all of them best is taken.
     """
-    steps = path_steps(family, child, path_to(near[0], placed), placed)
+    steps = path_steps(family, child, path_to(near[0], placed), placed, children)
     stop, sure = _most_likely_stop([step.odds for step in steps])
     parent = steps[stop].origin if stop < len(steps) else near[0]
     refused = steps[stop] if stop < len(steps) else None
-    branch = _kept_branch(family, child, near, placed, parent, refused)
+    branch = _kept_branch(family, child, near, placed, children, parent, refused)
     if branch is not None:
         parent, steps, stop, sure = branch.via, [*steps[:stop], branch], stop + 1, branch.odds
     told = refused or (steps[stop - 1] if steps else None)
@@ -290,32 +308,47 @@ def _nearest(
         sibling=_hidden_sibling(refused) if branch is None else None,
         odds=sure if steps else None,
         clues=told.clues if told else None,
+        prior=told.prior if told else 0.0,
         passed_over={} if refused is None else {refused.via: _refusal(refused)},
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PathStep:
-    """One step of a path held against a child: log-odds that the child keeps it."""
+    """One step of a path held against a child: log-odds that the child keeps it.
+
+    `odds` are those of the clues and the `prior`, which the shape of the tree gives.
+    """
 
     origin: int
     via: int
     clues: PathClues
+    prior: float
     odds: float
 
 
 def path_steps(
-    family: Family, child: int, path: Sequence[int], placed: Mapping[int, Placement]
+    family: Family,
+    child: int,
+    path: Sequence[int],
+    placed: Mapping[int, Placement],
+    children: Children,
 ) -> list[PathStep]:
     """Each step of a path held against a child: how likely it is that the child keeps it."""
     return [
-        _step(family, child, via=via, origin=origin, placed=placed)
+        _step(family, child, via=via, origin=origin, placed=placed, children=children)
         for origin, via in pairwise(path)
     ]
 
 
 def _step(
-    family: Family, child: int, *, via: int, origin: int, placed: Mapping[int, Placement]
+    family: Family,
+    child: int,
+    *,
+    via: int,
+    origin: int,
+    placed: Mapping[int, Placement],
+    children: Children,
 ) -> PathStep:
     clues = path_clues(
         family.members,
@@ -325,7 +358,9 @@ def _step(
         origin=origin,
         others=_others(family, child, via, origin, placed),
     )
-    return PathStep(origin=origin, via=via, clues=clues, odds=child_scorer().log_odds(clues))
+    prior = attachment(child, via=via, origin=origin, children=children)
+    odds = child_scorer().log_odds(clues) + prior
+    return PathStep(origin=origin, via=via, clues=clues, prior=prior, odds=odds)
 
 
 def _most_likely_stop(odds: Sequence[float]) -> tuple[int, float]:
@@ -347,6 +382,7 @@ def _kept_branch(
     child: int,
     near: Sequence[int],
     placed: Mapping[int, Placement],
+    children: Children,
     parent: int,
     refused: PathStep | None,
 ) -> PathStep | None:
@@ -361,7 +397,9 @@ def _kept_branch(
         and _parent_of(i, placed) == parent
         and family.geometry.square_distance(child, i) < own
     ]
-    steps = [_step(family, child, via=i, origin=parent, placed=placed) for i in rivals]
+    steps = [
+        _step(family, child, via=i, origin=parent, placed=placed, children=children) for i in rivals
+    ]
     best = max(steps, key=lambda step: step.odds, default=None)
     return best if best is not None and best.odds > 0 else None
 

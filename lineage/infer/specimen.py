@@ -190,3 +190,9 @@ def content_key(one: Specimen) -> str:
         digest.update(one.blocks[name].dtype.encode())
         digest.update(one.blocks[name].values.tobytes())
     return digest.hexdigest()
+
+
+def is_narrowed(child: Specimen, parent: Specimen) -> bool:
+    """Whether a cast to the child's type cost the parent's weights something."""
+    pairs = [(child.blocks[n], parent.blocks[n]) for n in child.matrices() if n in parent.blocks]
+    return any(a.grain in NARROWER.get(b.grain, ()) for a, b in pairs)

@@ -283,7 +283,7 @@ def test_later_siblings_tell_what_an_early_one_has_in_common_with_the_first() ->
     assert again.clues is not None
     assert alone[2].clues is not None
     assert again.clues.own < alone[2].clues.own
-    assert abs(again.clues.excess) < abs(alone[2].clues.excess)
+    assert again.clues.shared > alone[2].clues.shared == 0
 
 
 def test_the_step_that_decided_is_kept_with_the_decision() -> None:
