@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import transformers
 from safetensors.torch import save_file
 from small_models import (
     CONFIG,
@@ -196,6 +195,7 @@ def test_each_part_costs_a_few_requests(pipelines: Path) -> None:
 
 def test_diffusers_and_transformers_write_what_is_read(tmp_path: Path) -> None:
     diffusers = pytest.importorskip("diffusers", reason="diffusers is not installed")
+    transformers = pytest.importorskip("transformers")
     root, store = tmp_path / "models", tmp_path / "store"
     torch.manual_seed(0)
     unet = diffusers.UNet2DConditionModel(
