@@ -107,7 +107,10 @@ def zoo_cases(
                 child = sketched(FolderSource(root), copy)
                 yield from cases(label, child, name, group(name), sources[name]["parents"])
                 shutil.rmtree(root / copy)
-    for copy, name in json.loads((solved / "sources.json").read_text()).items() if solved else ():
+    packed_before = json.loads((solved / "sources.json").read_text()) if solved else {}
+    for copy, name in packed_before.items():
+        if name not in plain:
+            continue
         child = sketched(FolderSource(solved), copy)
         label = "solved " + copy.rpartition("--")[2]
         yield from cases(label, child, name, group(name), sources[name]["parents"])

@@ -45,6 +45,7 @@ MAX_BYTES = 2_000_000
 MAX_GAP = 24_576
 MAX_SPAN_BYTES = MAX_BYTES // 4
 MIN_SPANS = 8
+PART_SPANS = 8
 MIN_OUTSIDE = 4
 SHARD_REQUESTS = 2
 SHARDS_OPENED = 12
@@ -223,11 +224,12 @@ def _mapped(
     )
 
 
-async def read_sketch(weights: WeightMap, *, traffic: Traffic) -> Sketch:
+async def read_sketch(weights: WeightMap, *, traffic: Traffic, spans: int | None = None) -> Sketch:
     """Read the planned spans.
 
     Parameters
     ----------
+    spans : so many of them at most, from all over the plan; None for the whole plan.
     traffic : what the model has cost so far; spans are dropped from the end of the plan until
         the rest fits in `MAX_REQUESTS` and `MAX_BYTES`, but `MIN_SPANS` of them are kept: less
         would not tell models apart, and only an index of many megabytes can bring it so far.
@@ -248,6 +250,8 @@ async def read_sketch(weights: WeightMap, *, traffic: Traffic) -> Sketch:
             told = f"weights packed as {kinds} cannot be decoded here"
         raise UnsupportedFormat(told, path=path)
     spent = Traffic(traffic.requests, traffic.bytes - weights.free)
+    if spans is not None:
+        wanted = wanted[:: -(-len(wanted) // spans)]
     chosen = _within_budget(wanted, spent)
     runs = list(_runs(chosen))
     read = await asyncio.gather(

@@ -31,6 +31,7 @@ from ..store.sketches import RawArray, SketchFile, sketch_key
 from .bounded_json import parse_json_object
 from .bytes import Traffic
 from .cards import Card, parse_card
+from .components import component_layouts, with_components
 from .declared import declared_in_file, declared_parents
 from .formats.gguf_file import declared_bases
 from .formats.sharded import WeightLayout, choose_weight_files
@@ -103,7 +104,8 @@ class Visitor:
             if work.blemish is not None:
                 # The weights were read all the same; what the card claims is not known.
                 outcome, reason = Outcome.MALFORMED, str(work.blemish)
-                work.stage, work.failed = "card", work.blemish
+                work.stage = work.stage if work.blemish.path in work.files else "card"
+                work.failed = work.blemish
         except _NotSketched as end:
             outcome, reason = end.outcome, end.reason
         except (ModelkinError, OSError) as error:
@@ -153,8 +155,10 @@ class Visitor:
         work.stage = "files"
         layout = choose_weight_files([file.path for file in work.info.files])
         _check_layout(layout)
-        work.files = layout.files
-        digest = _weights_digest(layout, work.info.files)
+        work.components = component_layouts([file.path for file in work.info.files], layout)
+        others = [path for one in work.components.values() for path in one.files]
+        work.files = (*layout.files, *others)
+        digest = _weights_digest(work.files, work.info.files)
         if digest is None:
             await self._sketch(work, layout, traffic)
             return
@@ -189,8 +193,15 @@ class Visitor:
             raise _NotSketched(Outcome.SKIPPED, "another shape")
         work.stage = "sketch"
         sketch = await read_sketch(weights, traffic=traffic)
+        try:
+            sketch = await with_components(
+                sketch, work.components, self.source, work.info, traffic=traffic
+            )
+        except FormatError as error:
+            # The model that the pipeline is placed by was read; one of the others is damaged.
+            work.blemish = work.blemish or error
         work.facts = self._keep(work, sketch)
-        if digest is not None:
+        if digest is not None and work.blemish is None:
             self.known[digest] = work.facts
 
     async def _sketch_adapter(
@@ -275,6 +286,7 @@ class _Work:
     failed: ModelkinError | OSError | None = None
     blemish: FormatError | None = None
     files: tuple[str, ...] = ()
+    components: Mapping[str, WeightLayout] = field(default_factory=dict)
     unsafe: list[UnsafePickle] = field(default_factory=list)
 
 
@@ -298,10 +310,10 @@ def _check_layout(layout: WeightLayout) -> None:
             raise _NotSketched(Outcome.UNSUPPORTED, f"weights in a format not read here: {seen}")
 
 
-def _weights_digest(layout: WeightLayout, files: Sequence[ModelFile]) -> str | None:
+def _weights_digest(paths: Sequence[str], files: Sequence[ModelFile]) -> str | None:
     """A digest over the content digests of the weight files, None where one is unknown."""
     digests = {file.path: file.sha256 for file in files}
-    found = [digests.get(path) for path in layout.files]
+    found = [digests.get(path) for path in paths]
     if not found or any(d is None for d in found):
         return None
     return hashlib.sha256("".join(sorted(d for d in found if d)).encode()).hexdigest()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ..compute import Compute
 from ..records import InferredEdge, RejectedParent
 from .circles import without_circles
+from .components import tell_components
 from .edges import edges_of, runners_up
 from .evidence import kinship_clue
 from .family import assemble
@@ -55,7 +56,7 @@ def infer_bucket(
     edges += without_circles(find_sources(ordered, edges, compute=compute), edges)
     unpacked = place_packed(packed, ordered, edges)
     return Inference(
-        edges=(*edges, *unpacked.edges),
+        edges=tuple(tell_components([*edges, *unpacked.edges], everyone)),
         rejected=(*(lost for one in found for lost in one.rejected), *unpacked.rejected),
         hidden=tuple(node for one in found for node in one.hidden),
         pairs_tested=sum(one.pairs_tested for one in found) + unpacked.pairs_tested,

@@ -24,16 +24,17 @@ from .specimen import Specimen, content_key
 
 RUNNERS = 3
 # Largest ratios with the true source that benchmarks/packed_null.py and the tests of K-quants saw:
-# 1.12 where weights are rounded to nearest on their grid (MXFP4; integers 1.00), and SOLVED where
+# 1.12 where weights are rounded to nearest on their grid (MXFP4; integers 1.00), and 3.24 where
 # errors are made up for by later columns (GPTQ) or scales are searched for (AWQ).
 ROUNDING_RATIO = 1.25
 SOLVED_RATIO = 4.0
 SOLVERS = frozenset({"gptq", "awq", "compressed-tensors", "auto-round"})
 # A model this near to what a packed file decodes to was decoded from it.
 DECODED_RATIO = 0.05
-# Copies were drawn from their true source towards another model by 0.010 of the way at most, and
-# from the nearest other one, where the source was missing, by 0.45 in the median (same script).
-PULL = 0.02
+# Copies were drawn from their true source towards another model by 0.010 of the way at most where
+# they were rounded to nearest, by 0.039 where a solver made them; copies of siblings by 0.45 in the
+# median (same script).
+PULL = 0.08
 SURE = 3.0
 WORTH = 4.0
 

@@ -161,8 +161,8 @@ def steps(mine: Block) -> Float64:
     """The step at each weight; a group without one has its neighbours' smallest."""
     step = np.asarray(mine.step, dtype=np.float64)
     least = step[step > LEAST_STEP].min(initial=np.inf)
-    bounded: Float64 = np.maximum(step, least)
-    return bounded
+    widened: Float64 = np.maximum(step, least)
+    return widened
 
 
 def apart(child: Specimen, one: Fit, other: Fit) -> float:

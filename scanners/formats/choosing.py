@@ -18,6 +18,7 @@ _NO_MODEL = re.compile(
     r"(^|[-._/])(mmproj|imatrix|clip|vae|lora|adapter|projector|control-?vector)", re.IGNORECASE
 )
 
+_MODULE = re.compile(r"\d+_[A-Za-z]+")
 _COMPONENTS = ("transformer", "unet", "prior", "decoder", "text_encoder", "vae")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 _STATE = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state|random_states)[._]")
@@ -61,6 +62,18 @@ def choose_component(paths: Iterable[str]) -> str | None:
         return None
     folders = {path.partition("/")[0] for path in listed if path.endswith(".safetensors")}
     return next((name for name in _COMPONENTS if name in folders), None)
+
+
+def choose_component_folders(paths: Iterable[str]) -> tuple[str, ...]:
+    """Folders of a pipeline, of diffusers or of sentence-transformers, that hold weights."""
+    listed = set(paths)
+    weights = [path for path in listed if path.endswith((".safetensors", ".bin"))]
+    folders = {path.partition("/")[0] for path in weights if path.count("/") == 1}
+    if "model_index.json" in listed:
+        return tuple(sorted(folders))
+    if "modules.json" in listed:
+        return tuple(sorted(name for name in folders if _MODULE.fullmatch(name)))
+    return ()
 
 
 def pickles_of(paths: Iterable[str]) -> list[str]:

@@ -10,7 +10,12 @@ from typing import Literal
 
 from ...lineage.errors import LimitExceeded, MalformedFile, UnsupportedFormat
 from .bounded_json import JsonLimits, parse_object
-from .choosing import choose_component, choose_gguf, choose_torch
+from .choosing import (
+    choose_component,
+    choose_component_folders,
+    choose_gguf,
+    choose_torch,
+)
 from .safetensors_file import MAX_TENSORS, Header
 
 MAX_SHARDS = 10_000
@@ -107,6 +112,12 @@ def choose_weight_files(paths: Sequence[str]) -> WeightLayout:
     if _OLD_ADAPTER in root:
         return WeightLayout(kind="adapter", format="pytorch", files=(_OLD_ADAPTER,))
     return _undecided(paths)
+
+
+def choose_component_files(paths: Sequence[str]) -> dict[str, WeightLayout]:
+    """The models of a pipeline by their folder, each with its files; none that is not decided."""
+    found = {folder: _inside(folder, paths) for folder in choose_component_folders(paths)}
+    return {name: layout for name, layout in found.items() if layout.kind in ("single", "sharded")}
 
 
 def _inside(folder: str, paths: Sequence[str]) -> WeightLayout:

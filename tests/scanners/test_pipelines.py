@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from safetensors.torch import save_file
 from small_models import (
@@ -19,6 +21,7 @@ from small_models import (
     write_model,
 )
 
+from modelkin.scanners.components import component_layouts
 from modelkin.scanners.formats.sharded import choose_weight_files
 from modelkin.scanners.sources.folder import FolderSource
 
@@ -96,3 +99,148 @@ def tuned_all(weights: Weights) -> Weights:
     chance = np.random.default_rng(1)
     moved = {n: chance.normal(0, 0.002, v.shape).astype(np.float32) for n, v in weights.items()}
     return {n: v + moved[n] if v.ndim > 1 else v for n, v in weights.items()}
+
+
+DENOISER = {
+    f"down_blocks.{at}.attentions.0.transformer_blocks.0.attn1.{name}.weight": (64, 64)
+    for at in range(2)
+    for name in ("to_q", "to_k", "to_v", "to_out.0")
+}
+ENCODER = {
+    f"text_model.encoder.layers.{at}.{name}.weight": (32, 32)
+    for at in range(2)
+    for name in ("self_attn.v_proj", "self_attn.out_proj", "mlp.fc1", "mlp.fc2")
+}
+AUTOENCODER = {f"encoder.down_blocks.{at}.resnets.0.conv1.weight": (8, 8, 3, 3) for at in range(2)}
+PIPELINE = {"unet": DENOISER, "text_encoder": ENCODER, "vae": AUTOENCODER}
+FILES = {
+    "unet": "diffusion_pytorch_model.safetensors",
+    "text_encoder": "model.safetensors",
+    "vae": "diffusion_pytorch_model.safetensors",
+}
+
+
+def write_pipeline(folder: Path, steps: Mapping[str, tuple[int, int, float]]) -> None:
+    """A pipeline; of each model its seed, the seed of a step from it, and how long that is."""
+    folder.mkdir(parents=True)
+    (folder / "model_index.json").write_text("{}")
+    for name, (seed, tuning, size) in steps.items():
+        chance = torch.Generator().manual_seed(seed)
+        tensors = {
+            key: torch.randn(*shape, generator=chance) * 0.1
+            for key, shape in PIPELINE[name].items()
+        }
+        step = torch.Generator().manual_seed(tuning)
+        tensors = {k: v + size * torch.randn(v.shape, generator=step) for k, v in tensors.items()}
+        (folder / name).mkdir()
+        save_file(tensors, folder / name / FILES[name])
+
+
+@pytest.fixture(scope="module")
+def pipelines(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root, store = tmp_path_factory.mktemp("models"), tmp_path_factory.mktemp("store") / "s"
+    base = {"unet": (1, 0, 0.0), "text_encoder": (2, 0, 0.0), "vae": (3, 0, 0.0)}
+    write_pipeline(root / "lab/pipe", base)
+    write_pipeline(root / "ann/tuned", {**base, "unet": (1, 5, 0.005)})
+    write_pipeline(root / "cat/swapped", {**base, "unet": (1, 7, 0.005), "vae": (9, 0, 0.0)})
+    write_pipeline(root / "dan/mirror", base)
+    write_pipeline(root / "eve/damaged", {**base, "unet": (1, 8, 0.005)})
+    broken = root / "eve/damaged/text_encoder/model.safetensors"
+    broken.write_bytes(broken.read_bytes()[:-100])
+    write_pipeline(root / "fay/other", {"unet": (20, 0, 0.0), "vae": (9, 0, 0.0)})
+    scan_once(store, FolderSource(root))
+    infer_once(store)
+    return store
+
+
+def told_components(store: Path) -> dict[frozenset[str], tuple[str, dict[str, str]]]:
+    found = rows_of(store, "SELECT child, parent, relation, detail FROM edges WHERE inferred")
+    return {
+        frozenset({child, parent}): (relation, json.loads(detail or "{}").get("components"))
+        for child, parent, relation, detail in found
+    }
+
+
+def test_each_model_of_a_pipeline_is_told_of(pipelines: Path) -> None:
+    told = told_components(pipelines)
+    same = {"text_encoder": "same", "vae": "same"}
+    assert told[frozenset({"lab/pipe", "dan/mirror"})] == ("copy", same)
+    tuned_edge = next(edge for edge in told if "ann/tuned" in edge)
+    assert told[tuned_edge] == ("finetune", same)
+
+
+def test_a_pipeline_with_another_text_encoder_is_no_copy(tmp_path: Path) -> None:
+    base = {"unet": (1, 0, 0.0), "text_encoder": (2, 0, 0.0), "vae": (3, 0, 0.0)}
+    write_pipeline(tmp_path / "models/lab/pipe", base)
+    write_pipeline(tmp_path / "models/bob/words", {**base, "text_encoder": (2, 6, 0.005)})
+    scan_once(tmp_path / "store", FolderSource(tmp_path / "models"))
+    infer_once(tmp_path / "store")
+    ((relation, components),) = told_components(tmp_path / "store").values()
+    assert relation == "finetune"
+    assert components == {"text_encoder": "changed", "vae": "same"}
+
+
+def test_a_damaged_part_is_said_and_the_pipeline_is_placed(pipelines: Path) -> None:
+    found = coverage(pipelines, 1)["eve/damaged"]
+    assert (found.outcome, found.path) == ("malformed", "text_encoder/model.safetensors")
+    assert found.stage == "sketch"
+    assert any("eve/damaged" in edge for edge in told_components(pipelines))
+
+
+def test_each_part_costs_a_few_requests(pipelines: Path) -> None:
+    rows = coverage(pipelines, 1)
+    assert rows["lab/pipe"].path == "unet/diffusion_pytorch_model.safetensors"
+    assert rows["lab/pipe"].requests - rows["fay/other"].requests <= 9 + 2
+
+
+def test_diffusers_and_transformers_write_what_is_read(tmp_path: Path) -> None:
+    diffusers = pytest.importorskip("diffusers", reason="diffusers is not installed")
+    transformers = pytest.importorskip("transformers")
+    root, store = tmp_path / "models", tmp_path / "store"
+    torch.manual_seed(0)
+    unet = diffusers.UNet2DConditionModel(
+        **{"sample_size": 8, "in_channels": 4, "out_channels": 4, "layers_per_block": 1},
+        **{"block_out_channels": (32, 64), "norm_num_groups": 8, "cross_attention_dim": 32},
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        attention_head_dim=8,
+    )
+    vae = diffusers.AutoencoderKL(block_out_channels=(8,), norm_num_groups=4)
+    text = transformers.CLIPTextModel(
+        transformers.CLIPTextConfig(
+            **{"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2},
+            **{"num_attention_heads": 2, "vocab_size": 64, "bos_token_id": 0, "eos_token_id": 1},
+        )
+    )
+    for name in ("lab/pipe", "ann/tuned", "bob/words"):
+        folder = root / name
+        with torch.no_grad():
+            for weight in unet.parameters() if name == "ann/tuned" else ():
+                weight.add_(torch.randn_like(weight), alpha=0.002)
+            for weight in text.parameters() if name == "bob/words" else ():
+                weight.add_(torch.randn_like(weight), alpha=0.002)
+        unet.save_pretrained(folder / "unet")
+        vae.save_pretrained(folder / "vae")
+        text.save_pretrained(folder / "text_encoder")
+        (folder / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
+    scan_once(store, FolderSource(root))
+    infer_once(store)
+    told = told_components(store)
+    assert {"text_encoder": "same", "vae": "same"} in [
+        components for edge, (_, components) in told.items() if "bob/words" not in edge
+    ]
+    words = next(edge for edge in told if "bob/words" in edge)
+    assert told[words][1]["text_encoder"] == "changed"
+    (key,) = {row[0] for row in rows_of(store, "SELECT shape_key FROM models")}
+    assert "raw:" not in key
+
+
+def test_sentence_transformers_are_read_with_their_head(tmp_path: Path) -> None:
+    paths = ["model.safetensors", "modules.json", "1_Pooling/config.json"]
+    paths += ["2_Dense/model.safetensors", "2_Dense/config.json", "onnx/model.onnx"]
+    main = choose_weight_files(paths)
+    assert main.files == ("model.safetensors",)
+    found = component_layouts(paths, main)
+    assert {name: one.files for name, one in found.items()} == {
+        "2_Dense": ("2_Dense/model.safetensors",)
+    }
