@@ -153,7 +153,9 @@ def main() -> None:
             if "ask" in steps:
                 ask(registry, roots, runs=options.runs)
             if "peers" in steps:
-                ask_peers(registry, edges, roots, runs=options.runs)
+                # Nights may have moved edges since they were made.
+                held = registry.sql("SELECT parent, child FROM internal.edges").fetchnumpy()
+                ask_peers(registry, (held["parent"], held["child"]), roots, runs=options.runs)
         if "processes" in steps:
             processes(store, roots["small"][1], runs=options.runs)
         if "change" in steps:
