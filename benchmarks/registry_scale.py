@@ -309,7 +309,7 @@ def ask_peers(
         print("| ids, rustworkx | not installed | | |")
         return
     fast = rustworkx.PyDiGraph(multigraph=True)
-    fast.add_nodes_from(range(int(edges[1].max()) + 1))
+    fast.add_nodes_from(range(1 + int(max(edges[0].max(), edges[1].max()))))
     fast.add_edges_from_no_data(pairs)
     cells = [
         timed(lambda i=i: rustworkx.descendants(fast, i), runs=runs) for i, _ in roots.values()
