@@ -36,7 +36,8 @@ class Database:
     ----------
     connection : an open DuckDB connection; this object closes it.
     path : the database file, for messages and for the free-space check.
-    read_only : whether `transaction` is refused.
+    read_only : whether `transaction` is refused. No process can write a file that one reads, so
+        what was found there stays true; `ids` keeps what names were found to mean.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Database:
         self._lock = threading.RLock()
         self.path = path
         self.read_only = read_only
+        self.ids: dict[str, int] = {}
 
     @classmethod
     def open(cls, folder: Path, *, read_only: bool, create: bool) -> Database:

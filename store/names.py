@@ -10,6 +10,7 @@ from .database import Database
 from .staging import text
 
 MAX_NAME = 512
+MOST_KEPT = 20_000
 
 # What the macro does, for the common case at a tenth of its planning: one live model of that name.
 _BY_KEY = "SELECT model FROM internal.name_index WHERE name_key = ?"
@@ -34,6 +35,21 @@ def find_id(database: Database, name: str) -> int:
     ------
     NotInRegistry : none has that name; the message offers the closest.
     """
+    if name in database.ids:
+        return database.ids[name]
+    found = _find(database, name)
+    if database.read_only and len(database.ids) < MOST_KEPT:
+        database.ids[name] = found
+    return found
+
+
+def name_of(database: Database, model: int) -> str:
+    """The current name of a model id."""
+    found = database.row("SELECT name FROM internal.models WHERE id = ?", [model])
+    return "" if found is None else str(found[0])
+
+
+def _find(database: Database, name: str) -> int:
     if len(name) > MAX_NAME:
         raise NotInRegistry(f"a name of {len(name):,} characters is no model", name=name[:MAX_NAME])
     wanted = text(name) or ""
@@ -45,19 +61,13 @@ def find_id(database: Database, name: str) -> int:
         return int(found[0])
     spelled = database.rows(_SPELLING, [wanted])
     if len(spelled) == 1:
-        return find_id(database, spelled[0][0])
+        return _find(database, spelled[0][0])
     raise NotInRegistry(_message(database, wanted), name=name)
 
 
 def _name_key(name: str) -> int:
     """`md5_number_lower` of a name, without half a millisecond of planning a call of it."""
     return int.from_bytes(hashlib.md5(name.encode(), usedforsecurity=False).digest()[8:], "little")
-
-
-def name_of(database: Database, model: int) -> str:
-    """The current name of a model id."""
-    found = database.row("SELECT name FROM internal.models WHERE id = ?", [model])
-    return "" if found is None else str(found[0])
 
 
 def _message(database: Database, wanted: str) -> str:

@@ -39,6 +39,8 @@ SNAPSHOTS = "snapshots"
 CURRENT = "current"
 TABLES = "tables"
 KEEP = 14
+MEMORY = 2_500_000_000
+"""Bytes that writing a snapshot may take of DuckDB's memory; more goes to the disk."""
 
 _PARTIAL = ".partial-"
 _PARQUET = "FORMAT parquet, COMPRESSION zstd, FILE_SIZE_BYTES '256MB'"
@@ -215,7 +217,7 @@ def copy_tables(
 def _fill(database: Database, partial: Path, *, now: datetime) -> SnapshotManifest:
     copy = partial / FILE_NAME
     fresh_database(copy)
-    with database.cursor() as cursor:
+    with database.cursor() as cursor, _memory(cursor):
         found = cursor.execute("SELECT current_database()").fetchall()
         with attached(cursor, copy, alias="snapshot"):
             cursor.execute("BEGIN TRANSACTION")
@@ -241,6 +243,19 @@ def _fill(database: Database, partial: Path, *, now: datetime) -> SnapshotManife
         tables=tables,
         database=file_of(partial, copy),
     )
+
+
+@contextmanager
+def _memory(cursor: duckdb.DuckDBPyConnection) -> Iterator[None]:
+    """Less memory for the length of the block: DuckDB takes what it may, and a scan goes on."""
+    ram = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with suppress(duckdb.Error):  # what is in use may be more, and stays
+        cursor.execute(f"SET memory_limit = '{min(MEMORY, ram // 2)}B'")
+    try:
+        yield
+    finally:
+        with suppress(duckdb.Error):  # a full disk has ended the connection
+            cursor.execute("RESET memory_limit")
 
 
 def _last_scan(cursor: duckdb.DuckDBPyConnection) -> int:

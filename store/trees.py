@@ -18,12 +18,22 @@ WITH members AS (
     SELECT k.{far} AS id, k.distance FROM internal.{closure} k
     WHERE k.{near} = $root AND ($depth IS NULL OR k.distance <= $depth)
     UNION ALL SELECT $root, 0
+), held AS (
+    SELECT b.child, b.parent, b.confidence, b.{far_end} AS id, b.{near_end} AS under,
+        n.distance = m.distance - 1 AS nearer
+    FROM {believed} b
+    JOIN members m ON m.id = b.{far_end}
+    JOIN members n ON n.id = b.{near_end}
 ), hung AS (
-    SELECT e.{far_end} AS id, e.{near_end} AS under, e.relation, e.detail, e.confidence, e.share,
-        e.declared, e.inferred, n.distance = m.distance - 1 AS nearer, e.evidence_id
-    FROM internal.believed e
-    JOIN members m ON m.id = e.{far_end}
-    JOIN members n ON n.id = e.{near_end}
+    SELECT h.id, h.under, h.nearer, h.confidence, e.detail, e.share,
+        coalesce(c.relation, e.relation) AS relation, coalesce(e.declared, false) AS declared,
+        coalesce(e.inferred, false) AS inferred
+    FROM held h
+    LEFT JOIN internal.edges e ON e.child = h.child AND e.parent = h.parent
+    LEFT JOIN (
+        SELECT child_id, parent_id, any_value(relation) AS relation FROM internal.corrections
+        WHERE verdict = 'asserted' GROUP BY ALL
+    ) c ON c.child_id = h.child AND c.parent_id = h.parent
 ), ranked AS (
     SELECT h.*, row_number() OVER (
         PARTITION BY h.id
@@ -33,24 +43,20 @@ WITH members AS (
 ), others AS (
     SELECT r.id, list(o.name ORDER BY r.place) AS others
     FROM ranked r JOIN internal.models o ON o.id = r.under WHERE r.place > 1 GROUP BY r.id
-), direct AS (
-    SELECT e.{near_end} AS id, count(*) AS direct FROM internal.believed e
-    WHERE e.{near_end} IN (SELECT id FROM members) GROUP BY e.{near_end}
 ), total AS (
-    SELECT k.{near} AS id, count(*) AS total FROM internal.{closure} k
-    WHERE k.{near} IN (SELECT id FROM members) GROUP BY k.{near}
+    SELECT k.{near} AS id, count(*) AS total, count(*) FILTER (k.distance = 1) AS direct
+    FROM internal.{closure} k WHERE k.{near} IN (SELECT id FROM members) GROUP BY k.{near}
 )
 SELECT m.id, t.name, r.under, m.distance, r.relation, r.detail, r.confidence, r.share,
     coalesce(r.declared, false) AS declared, coalesce(r.inferred, false) AS inferred, t.hidden,
     m.id IN (
         SELECT f.model FROM internal.findings f
         WHERE f.kind = 'stripped_safety' AND f.status IN ('new', 'open')) AS stripped,
-    coalesce(d.direct, 0) AS direct, coalesce(s.total, 0) AS total, o.others
+    coalesce(s.direct, 0) AS direct, coalesce(s.total, 0) AS total, o.others
 FROM members m
 JOIN internal.models t ON t.id = m.id
 LEFT JOIN ranked r ON r.id = m.id AND r.place = 1 AND r.nearer AND m.id <> $root
 LEFT JOIN others o ON o.id = m.id AND m.id <> $root
-LEFT JOIN direct d ON d.id = m.id
 LEFT JOIN total s ON s.id = m.id
 ORDER BY coalesce(s.total, 0) DESC, t.name
 """
@@ -97,7 +103,10 @@ def tree(database: Database, name: str, *, depth: int | None, up: bool) -> list[
         "far_end": "parent",
         "closure": "closure_up",
     }
-    query = _NODES.format(**(above if up else down))
+    believed = "internal.closure_edges"
+    if not database.rows("SELECT 1 FROM internal.closure_edges LIMIT 1"):
+        believed = "internal.believed"  # a store from before the closure kept its edges
+    query = _NODES.format(believed=believed, **(above if up else down))
     nodes = [_Node(*row) for row in database.rows(query, {"root": root, "depth": depth})]
     return list(_in_order(nodes, root=root))
 

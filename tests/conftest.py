@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 # A machine may be busy: no example fails for the time it takes.
-settings.register_profile("modelkin", deadline=None)
-settings.load_profile("modelkin")
+settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("suite")

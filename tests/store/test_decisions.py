@@ -119,7 +119,7 @@ def test_a_bad_file_is_told_where(tmp_path: Path, change: tuple[str, str], said:
 
 
 @given(st.text(max_size=60) | st.binary(max_size=60))
-@settings(max_examples=40)
+@settings(deadline=None, max_examples=40)
 def test_any_file_ends_in_decisions_or_an_error(
     tmp_path_factory: pytest.TempPathFactory, content: str | bytes
 ) -> None:
