@@ -17,6 +17,7 @@ from ..scanners.limits import Meter, ScanLimits
 from ..scanners.planning import plan_probes, total
 from ..scanners.probe_run import ProbeRun
 from ..scanners.probes.endpoint_backend import Api
+from ..scanners.probes.inspect_logs import InspectLog, read_log
 from ..scanners.probes.margins import Margins
 from ..scanners.probes.prompt_sets import PromptSet
 from ..scanners.report import ProbeReport
@@ -85,6 +86,11 @@ TIERS = tuple(Tier)
     is_flag=True,
     help="With generation: also ask 40 prompts with the reply begun as the model begins answers.",
 )
+@click.option(
+    "--inspect-log",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="JSON log of Inspect to take the replies, or the metrics, of one MODEL from.",
+)
 @options.limits
 @options.device
 @probe_servers.server
@@ -107,6 +113,7 @@ def probe_command(
     max_tokens: int | None,
     samples: int,
     prefill: bool,
+    inspect_log: Path | None,
     max_bytes: int | None,
     max_requests: int | None,
     deadline: float | None,
@@ -142,6 +149,7 @@ def probe_command(
     meter = Meter(limits=limits, interrupted=interrupts.stopped)
     meter.start()
     judge = probe_servers.open_judge(judge_server, judge_model, interrupts=interrupts)
+    log = open_log(inspect_log, models, tier=level)
     served = probe_servers.open_served(
         level,
         models,
@@ -175,7 +183,9 @@ def probe_command(
             meter=meter,
         )
         parameters = {"tier": tier, "routed": routed, "audit": audit}
-        names, report = run_probes(run, level, picked, served=served, parameters=parameters)
+        names, report = run_probes(
+            run, level, picked, served=served, log=log, parameters=parameters
+        )
         show_scores(registry, names, tier=level, asked=asked, form=(output_format, quiet))
         failing = worst_at_least(registry.findings(), fail_on)
     tell_report(report, asked=len(names))
@@ -209,13 +219,16 @@ def run_probes(
     picked: Picked,
     *,
     served: probe_servers.Served | None,
+    log: InspectLog | None = None,
     parameters: Mapping[str, Any],
 ) -> tuple[list[str], ProbeReport]:
     """Probe in a scan of its own; what has scores now, and how it went."""
     registry = run.registry
     scan = registry.start_scan(kind="probe", source="store", parameters=parameters, now=utc_now())
     names = list(picked.names)
-    if served is None:
+    if log is not None:
+        report = run.take_over(scan, names[0], log)
+    elif served is None:
         report = run.run(scan, tier, names)
     else:
         report = run.serve(scan, names[0], served.backend, served.contexts)
@@ -223,6 +236,20 @@ def run_probes(
     status = "interrupted" if run.meter.interrupted() else "done"
     registry.finish_scan(scan, status=status, now=utc_now())
     return names, report
+
+
+def open_log(path: Path | None, models: tuple[str, ...], *, tier: Tier) -> InspectLog | None:
+    """The log that was named, None without one.
+
+    Raises
+    ------
+    click.UsageError : another tier than generation, or not one model.
+    """
+    if path is None:
+        return None
+    if len(models) != 1 or tier is not Tier.GENERATION:
+        raise click.UsageError("--inspect-log takes one MODEL and goes with --tier generation")
+    return read_log(path)
 
 
 def tell_report(report: ProbeReport, *, asked: int) -> None:
@@ -286,10 +313,12 @@ def show_scores(
         return
     asks = tier in (Tier.GENERATION, Tier.DEPLOYMENT)
     wanted = {spec.probe for spec in probes_of(Tier.GENERATION if asks else tier)}
+    taken = "inspect:"
     rows = [
         {**{column: getattr(score, column) for column in COLUMNS}, "detail": score.environment}
         for name in names
         for score in registry.scores_of(name)
-        if score.probe in wanted and (not asks or score.prompt_set.endswith(asked.digest))
+        if (score.probe in wanted and (not asks or score.prompt_set.endswith(asked.digest)))
+        or (asks and score.probe.startswith(taken))
     ]
     emit(rows, output_format=output_format, columns=COLUMNS)

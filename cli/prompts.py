@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from ..scanners.probes.inspect_tasks import write_task
 from ..scanners.probes.prompt_sets import MAX_BYTES, PromptSet
 from ..scanners.probes.shelf import PromptShelf, check_bytes, fetch_set, split, write_set
 from . import options
@@ -80,6 +81,21 @@ def add_command(place: str, *, sha256: str | None, licence: str | None, store: P
     found = PromptShelf(store / "prompts").add(data, path=name, license=licence)
     say(f"{found.name}: {len(found.harmful)} harmful and {len(found.harmless)} harmless prompts")
     click.echo(found.digest)
+
+
+@prompts_command.command("export")
+@click.argument("name")
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder for the task.",
+)
+@options.store
+def export_command(name: str, *, out: Path, store: Path) -> None:
+    """Write a prompt set as a task of Inspect; `probe --inspect-log` reads its log."""
+    for path in write_task(out, PromptShelf(store / "prompts").find(name)):
+        click.echo(str(path))
 
 
 @prompts_command.command("split")

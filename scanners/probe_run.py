@@ -10,11 +10,13 @@ from typing import Protocol
 from ..lineage.compute import Device
 from ..lineage.safety.protocol import Tier
 from ..store.registry import Registry
+from .inspect_import import InspectImporter
 from .judges import announce_judges, family_judges
 from .limits import Meter
 from .probes.contexts import Context
 from .probes.deployments import DeploymentProber
 from .probes.endpoint_backend import EndpointBackend
+from .probes.inspect_logs import InspectLog
 from .probes.judging import Judge
 from .probes.margins import Margins
 from .probes.metadata import MetadataProber
@@ -63,6 +65,13 @@ class ProbeRun:
         """
         prober = self._prober(tier)
         return prober.run(scan, models)
+
+    def take_over(self, scan: int, model: str, log: InspectLog) -> ProbeReport:
+        """Store what a log of Inspect says of a model, and judge what has scores."""
+        importer = InspectImporter(
+            registry=self.registry, prompts=self.prompts, now=self.now, judge=self.judge
+        )
+        return importer.run(scan, model, log)
 
     def serve(
         self, scan: int, checkpoint: str, backend: EndpointBackend, contexts: Sequence[Context]

@@ -107,6 +107,20 @@ def test_margins_go_with_generation_alone(probe: Run) -> None:
     assert "budget of tokens" not in probe("alice/chat", *words[:2], *words[-2:]).stderr
 
 
+def test_a_prompt_set_goes_to_inspect_and_its_log_comes_back(
+    look: Run, probe: Run, store: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "task"
+    written = look("prompts", "export", "refusal-v2", "--out", str(out), "--store", str(store))
+    assert written.exit_code == 0, written.stderr
+    assert len((out / "prompts.jsonl").read_text().splitlines()) == 260
+    log = str(Path(__file__).resolve().parents[1] / "golden" / "inspect-log.json")
+    taken = probe("alice/chat", "--inspect-log", log, "--format", "json")
+    assert taken.exit_code == 0, taken.stderr
+    assert any(row["probe"].startswith("inspect:") for row in json.loads(taken.stdout))
+    assert probe("--inspect-log", log).exit_code == 2
+
+
 def answers(asked: dict[str, Any]) -> str:
     text = asked.get("prompt") or asked["messages"][-1]["content"]
     harmful = any(text.endswith(one) for one in builtin_prompt_set().harmful)
