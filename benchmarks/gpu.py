@@ -55,7 +55,7 @@ def main(words: Sequence[str] | None = None) -> int:
         print("no CUDA device; --smoke runs the same code on the CPU at reduced size")
         return 2
     if asked.smoke:
-        asked.size, asked.rows, asked.queries, asked.pairs = "smoke", 3_000, 64, 2_000
+        asked.size, asked.rows, asked.queries, asked.pairs = "smoke", 1_000, 32, 500
         asked.width, asked.budget = 256, 32 << 20
     tell_machine()
     device = "cuda" if there else "cpu"

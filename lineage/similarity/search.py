@@ -165,7 +165,7 @@ class _Proposed:
     slack: Float64
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Sifted:
     """Rows that may be near, for each group of queries; `pairs` those that are, measured.
 
@@ -211,6 +211,7 @@ class _Search:
             width,
             budget=self.budget // 2,
             item=2 if self.coarse.narrow else 4,
+            query=4 * d,
             carried=0 if there else 4 * d,
             most=CPU_ROWS if self.device == "cpu" else MOST_ROWS,
         )
@@ -251,7 +252,9 @@ class _Search:
             budget=self.budget,
         )
         own = None if asked.itself is None else _places(near, asked.itself)
-        rows = max(GROUP, min(rows // self.coarse.sift, near.size + GROUP) // GROUP * GROUP)
+        # As many bytes as the tiles so far: twice as wide, or every coordinate instead of some.
+        fewer = rows // (2 if self.coarse.narrow else self.coarse.sift)
+        rows = max(GROUP, min(fewer, near.size + GROUP) // GROUP * GROUP)
         index, square = inner.block(asked.rows, own, rows=rows)
         self.settled += inner.settled
         return np.where(index >= 0, near[np.maximum(index, 0)], -1), square
@@ -301,22 +304,25 @@ class _Search:
         bound = torch.from_numpy(limit * slack / stride).to(self.device)
         least = least_score(bound, mine, width=mine.rows.shape[1])[:, None]
         ends = np.cumsum([one.size for one in groups]).tolist()
-        found = _Sifted(rows=[np.empty(0, dtype=np.int64) for _ in groups], pairs=[])
+        union = torch.zeros(len(groups), self.corpus.shape[0], dtype=torch.bool, device=self.device)
+        pairs: list[tuple[Ints, Ints, Float64]] | None = []
         left = len(asked.rows) * (GPU_PAIRS if self.device == "cuda" else CPU_PAIRS)
         for start, side in tiled:
             near = scores(mine, side, out=room)
             _leave_out(near, asked.itself, start)
             inside = (near >= least) & (near > -torch.inf)
+            held = slice(start, min(start + inside.shape[1], union.shape[1]))
             for at, (begin, end) in enumerate(zip([0, *ends], ends, strict=False)):
-                some = inside[begin:end].any(0).nonzero()[:, 0].cpu().numpy() + start
-                found.rows[at] = np.concatenate([found.rows[at], some])
-            if found.pairs is not None:
+                union[at, held] = inside[begin:end, : held.stop - start].any(0)
+            if pairs is not None:
                 left -= int(inside.sum())
-                if left < 0:
-                    found.pairs = None
-                else:
-                    found.pairs.append(self._measured(asked, inside.nonzero(), start, limit))
-        return found
+                pairs = (
+                    None
+                    if left < 0
+                    else [*pairs, self._measured(asked, inside.nonzero(), start, limit)]
+                )
+        held_rows = [one.nonzero()[:, 0].cpu().numpy() for one in union]
+        return _Sifted(rows=held_rows, pairs=pairs)
 
     def _measured(
         self, asked: _Asked, pairs: Tensor, start: int, limit: Float64
