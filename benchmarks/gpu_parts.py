@@ -35,6 +35,7 @@ COUNT = 16
 SCALES = (1e-4, 1e-3, 1e-2, 1e-1)
 MODELS = "models"
 STORE = "store"
+FEW = [RELEASE, "gus/edited", "other/base"]
 CLASSES = ("harmful", "harmless")
 
 
@@ -202,16 +203,15 @@ def family(folder: Path, size: str, *, device: str) -> list[Figure]:
     with Registry.open(folder / STORE, create=True) as registry:
         source = FolderSource(folder / MODELS)
         compute = Compute(device=device)  # type: ignore[arg-type]
-        Mapper(
-            registry=registry, source=source, now=_now, compute=compute, prompts=prompts
-        ).map_release(RELEASE)
+        Mapper(registry=registry, source=source, now=_now, compute=compute).map_release(RELEASE)
         edges = registry.sql(
             "SELECT child, parent, relation FROM edges WHERE inferred ORDER BY child, share DESC"
         ).fetchall()
-        names = [*truth, "grown/base", "other/base"]
+        names = FEW if size == "smoke" else [*truth, "grown/base", "other/base"]
         run = ProbeRun(registry=registry, source=source, prompts=prompts, now=_now, device=device)  # type: ignore[arg-type]
         scan = registry.start_scan(kind="probe", source="store", parameters={}, now=_now())
-        run.run(scan, Tier.ACTIVATIONS, names)
+        for tier in (Tier.SKETCH, Tier.ACTIVATIONS, Tier.GENERATION):
+            run.run(scan, tier, names)
         registry.finish_scan(scan, status="done", now=_now())
         figures = [_edges(edges, truth), *_scores(registry)]
     head = Figure(
@@ -239,7 +239,7 @@ def _scores(registry: Registry) -> list[Figure]:
     for probe in wanted:
         rows = registry.sql(
             "SELECT model, value FROM scores WHERE probe = ? AND status = 'ok' AND "
-            "judge IN ('none', 'lexical-2') ORDER BY model",
+            "(judge = 'none' OR judge LIKE 'lexical%') ORDER BY model",
             [probe],
         ).fetchall()
         value = ", ".join(f"{model} {value:.2f}" for model, value in rows) or "no answer"
