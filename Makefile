@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 # One thread a process: tests run side by side, one a core.
 test: export OMP_NUM_THREADS = 1
 
-.PHONY: demo test lint types bench fuzz clean
+.PHONY: demo test lint types bench bench-gpu fuzz clean
 
 demo: $(STAMP)
 	$(BIN)/modelkin demo
@@ -25,6 +25,10 @@ types: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks
+
+# Every GPU figure, with driver and torch version. GPU="--smoke" runs it small and without one.
+bench-gpu: $(STAMP)
+	$(BIN)/python benchmarks/gpu.py $(GPU)
 
 # Coverage-guided, three minutes a reader: FUZZ="-max_total_time=3600" for longer.
 FUZZ ?= -max_total_time=180

@@ -119,7 +119,6 @@ def measure(rows: Floats, asked: argparse.Namespace) -> None:
     chosen = np.random.default_rng(1).choice(len(rows), asked.queries, replace=False)
     queries = np.array(rows[chosen])
     queries += 1e-2 * np.random.default_rng(2).standard_normal(queries.shape, dtype=np.float32)
-    truth, square = exact(queries[:CHECKED], rows)
     found: list[Neighbours] = []
 
     def engine() -> None:
@@ -131,6 +130,7 @@ def measure(rows: Floats, asked: argparse.Namespace) -> None:
     own = best_of(asked.runs, engine)
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     one = found[-1]
+    truth, square = exact(queries[:CHECKED], rows)
     error = float(np.abs(np.sqrt(one.square[:CHECKED] / square) - 1).max())
     print(f"engine     {own:8.2f} s  recall {share_found(one.index, truth):.4f}  ", end="")
     print(

@@ -10,7 +10,6 @@ from ..lineage.compute import Device
 from ..lineage.errors import NotComparable
 from ..store import Registry
 from . import options
-from .full_comparing import run_full
 from .output import emit, emit_ids
 from .pairs import compare_models, show_pair
 
@@ -59,6 +58,9 @@ def compare_command(
     JSON is one object: the whole, `tensors`, `skipped`. -q writes the tensors that differ.
     """
     if full:
+        # Imported where it is used: looking at what the store holds starts faster without it.
+        from .full_comparing import run_full
+
         ctx.exit(
             run_full(
                 (a, b),

@@ -47,6 +47,7 @@ def blocking_for(
     *,
     budget: int,
     item: int,
+    query: int,
     carried: int,
     most: int = MOST_ROWS,
 ) -> Blocking:
@@ -56,6 +57,7 @@ def blocking_for(
     ----------
     width : coordinates that are multiplied.
     item : bytes of a coordinate as it is multiplied.
+    query : bytes of a query as it is measured.
     carried : bytes of a row on the way to the device; 0 where it is there already.
     most : rows a tile at most; on a CPU few, so that a tile stays in its caches.
 
@@ -73,7 +75,7 @@ def blocking_for(
 
     def cost(one: Blocking) -> int:
         of_rows = one.rows * (width * item + 2 * carried)
-        of_queries = one.queries * width * (item + _SCORE)
+        of_queries = one.queries * (width * item + query)
         return of_rows + of_queries + 2 * _SCORE * one.queries * one.rows
 
     while cost(found) > budget:

@@ -4,8 +4,8 @@
    difference ranks them, and the last one wanted bounds how far a neighbour can be.
 2. Products over more coordinates (on a GPU over all, in bfloat16) leave the rows that can be
    within that bound.
-3. These are searched in float32 around the mean of the queries that lie together, where little is
-   lost to rounding, and ranked by exact difference again.
+3. Few of these are measured exactly. Many are searched in float32 around the mean of the queries
+   that lie together, where little is lost to rounding, and ranked by exact difference again.
 4. Where even that error could hide a nearer row, every row that may be one is measured exactly.
 
 A step whose error is known to hide nothing is the last. So narrow numbers cost time where rows
@@ -46,6 +46,9 @@ THIN_SURVIVORS = 2
 LEAST_WIDTH = 128
 OPEN_AT_ONCE = 256
 SETTLED_ROWS = 4096
+CPU_PAIRS = 64
+GPU_PAIRS = 4096
+"""Rows a query that are measured at once; more are searched as a group."""
 _DEVIATIONS = 4.0
 _SLACK = 1 + 1e-5
 
@@ -163,6 +166,17 @@ class _Proposed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class _Sifted:
+    """Rows that may be near, for each group of queries; `pairs` those that are, measured.
+
+    `pairs` are (query, row, square) in parts; None where there were too many to measure.
+    """
+
+    rows: list[Ints]
+    pairs: list[tuple[Ints, Ints, Float64]] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Asked:
     """Some of the queries, (q, d) float32, and which rows of the corpus they are."""
 
@@ -197,6 +211,7 @@ class _Search:
             width,
             budget=self.budget // 2,
             item=2 if self.coarse.narrow else 4,
+            query=4 * d,
             carried=0 if there else 4 * d,
             most=CPU_ROWS if self.device == "cpu" else MOST_ROWS,
         )
@@ -219,8 +234,11 @@ class _Search:
             groups = [open_[some] for some in group_queries(thin)]
             order = np.concatenate(groups)
             asked = _picked(queries, itself, order)
-            near = self._sift(asked, limit[order] * found.slack[order], groups, rows=rows)
-            for at, some in zip(groups, near, strict=True):
+            sifted = self._sift(asked, limit[order], found.slack[order], groups, rows=rows)
+            if sifted.pairs is not None:
+                index[order], square[order] = _gathered(sifted.pairs, order.size, self.count)
+                return index, square
+            for at, some in zip(groups, sifted.rows, strict=True):
                 index[at], square[at] = self._among(some, _picked(queries, itself, at), rows=rows)
         return index, square
 
@@ -234,7 +252,9 @@ class _Search:
             budget=self.budget,
         )
         own = None if asked.itself is None else _places(near, asked.itself)
-        rows = max(GROUP, min(rows // self.coarse.sift, near.size + GROUP) // GROUP * GROUP)
+        # As many bytes as the tiles so far: twice as wide, or every coordinate instead of some.
+        fewer = rows // (2 if self.coarse.narrow else self.coarse.sift)
+        rows = max(GROUP, min(fewer, near.size + GROUP) // GROUP * GROUP)
         index, square = inner.block(asked.rows, own, rows=rows)
         self.settled += inner.settled
         return np.where(index >= 0, near[np.maximum(index, 0)], -1), square
@@ -266,26 +286,52 @@ class _Search:
         return _Proposed(index=index, square=square, safe=safe, slack=slack)
 
     def _sift(
-        self, asked: _Asked, limit: Float64, groups: Sequence[Ints], *, rows: int
-    ) -> list[Ints]:
-        """For each group, numbers of the rows that may lie within the limit of one of its queries.
+        self,
+        asked: _Asked,
+        limit: Float64,
+        slack: Float64,
+        groups: Sequence[Ints],
+        *,
+        rows: int,
+    ) -> _Sifted:
+        """The rows that may lie within the limit of a query; queries in the order of the groups.
 
-        The queries stand in the order of the groups.
+        Where there are few of them they are measured at once, tile by tile.
         """
         stride = self.coarse.sift
         mine, tiled = self._sides(asked.rows, self.coarse.narrow, stride=stride, rows=rows)
         room = torch.empty(len(asked.rows) * rows, device=self.device)
-        bound = torch.from_numpy(limit / stride).to(self.device)
+        bound = torch.from_numpy(limit * slack / stride).to(self.device)
         least = least_score(bound, mine, width=mine.rows.shape[1])[:, None]
         ends = np.cumsum([one.size for one in groups]).tolist()
-        parts: list[list[Ints]] = [[] for _ in groups]
+        union = torch.zeros(len(groups), self.corpus.shape[0], dtype=torch.bool, device=self.device)
+        pairs: list[tuple[Ints, Ints, Float64]] | None = []
+        left = len(asked.rows) * (GPU_PAIRS if self.device == "cuda" else CPU_PAIRS)
         for start, side in tiled:
-            found = scores(mine, side, out=room)
-            _leave_out(found, asked.itself, start)
-            near = (found >= least) & (found > -torch.inf)
-            for part, begin, end in zip(parts, [0, *ends], ends, strict=False):
-                part.append(near[begin:end].any(0).nonzero()[:, 0].cpu().numpy() + start)
-        return [np.concatenate(part) for part in parts]
+            near = scores(mine, side, out=room)
+            _leave_out(near, asked.itself, start)
+            inside = (near >= least) & (near > -torch.inf)
+            held = slice(start, min(start + inside.shape[1], union.shape[1]))
+            for at, (begin, end) in enumerate(zip([0, *ends], ends, strict=False)):
+                union[at, held] = inside[begin:end, : held.stop - start].any(0)
+            if pairs is not None:
+                left -= int(inside.sum())
+                pairs = (
+                    None
+                    if left < 0
+                    else [*pairs, self._measured(asked, inside.nonzero(), start, limit)]
+                )
+        held_rows = [one.nonzero()[:, 0].cpu().numpy() for one in union]
+        return _Sifted(rows=held_rows, pairs=pairs)
+
+    def _measured(
+        self, asked: _Asked, pairs: Tensor, start: int, limit: Float64
+    ) -> tuple[Ints, Ints, Float64]:
+        """Of some pairs (query, row of the tile), those within the limit, by exact difference."""
+        exact = self._squares(asked.rows, pairs, start)
+        named = pairs.cpu().numpy()
+        keep = exact <= limit[named[:, 0]]
+        return named[keep, 0], named[keep, 1] + start, exact[keep]
 
     def _settle(self, asked: _Asked, limit: Float64, *, rows: int) -> tuple[Ints, Float64]:
         """Every row that may lie within `limit`, by exact difference."""
@@ -299,10 +345,7 @@ class _Search:
             found = scores(mine, side, out=room)
             _leave_out(found, asked.itself, start)
             pairs = ((found >= least[:, None]) & (found > -torch.inf)).nonzero()
-            exact = self._squares(queries, pairs, start)
-            named = pairs.cpu().numpy()
-            keep = exact <= limit[named[:, 0]]
-            parts.append((named[keep, 0], named[keep, 1] + start, exact[keep]))
+            parts.append(self._measured(asked, pairs, start, limit))
         return _gathered(parts, len(queries), self.count)
 
     def _squares(self, queries: Tensor, pairs: Tensor, start: int) -> Float64:

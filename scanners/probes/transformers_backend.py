@@ -49,6 +49,10 @@ class FirstPass:
     tokens: tuple[Mapping[int, float], ...]
 
 
+_Pass = tuple[dict[int, NDArray[np.float64]], list[dict[int, float]]]
+"""States by depth, and the likeliest first tokens of each prompt."""
+
+
 class TransformersBackend:
     """A causal language model and its tokenizer, ready to answer; made by `load`."""
 
@@ -160,10 +164,19 @@ class TransformersBackend:
         ProbeError : as for `generate`.
         """
         rows = [self._encode(prompt) for prompt in prompts]
-        parts = []
+        parts: list[_Pass] = []
+        size, start = self._batch_size, 0
         with one_thread_if(self._device == "cpu" and self._parameters < SMALL_MODEL):
-            for start in range(0, len(rows), self._batch_size):
-                parts.append(self._pass(rows[start : start + self._batch_size], layers, top))
+            while start < len(rows):
+                chunk = rows[start : start + size]
+                found = self._pass(chunk, layers, top)
+                if found is not None:
+                    parts.append(found)
+                    start += len(chunk)
+                elif len(chunk) == 1:
+                    raise ProbeError("out of memory with a single prompt")
+                else:
+                    size = len(chunk) // 2
         return FirstPass(
             states={
                 depth: np.concatenate([states[depth] for states, _ in parts])
@@ -172,9 +185,8 @@ class TransformersBackend:
             tokens=tuple(token for _, found in parts for token in found),
         )
 
-    def _pass(
-        self, rows: Sequence[Sequence[int]], layers: int, top: int
-    ) -> tuple[dict[int, NDArray[np.float64]], list[dict[int, float]]]:
+    def _pass(self, rows: Sequence[Sequence[int]], layers: int, top: int) -> _Pass | None:
+        """States and first tokens of one batch, None when the device has not the memory for it."""
         import torch
 
         ids, mask = self._padded(rows)
@@ -191,6 +203,9 @@ class TransformersBackend:
                 hidden = output.hidden_states
                 odds = output.logits[:, -1].float().softmax(-1)
                 values, tokens = odds.topk(min(top, odds.shape[-1]), dim=-1)
+        except torch.cuda.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            return None
         except FAILURES as error:
             raise ProbeError(f"a forward pass fails: {first_line(error)}") from error
         last = len(hidden) - 1

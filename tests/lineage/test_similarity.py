@@ -125,7 +125,7 @@ def test_what_never_fits_ends_in_an_error() -> None:
     with pytest.raises(LimitExceeded, match="do not fit"):
         search(Refusing(rows_of("families"), most=0))
     with pytest.raises(LimitExceeded, match="do not fit"):
-        blocking_for(1000, 1000, 1 << 20, budget=1 << 20, item=4, carried=0)
+        blocking_for(1000, 1000, 1 << 20, budget=1 << 20, item=4, query=0, carried=0)
 
 
 @given(
@@ -135,7 +135,9 @@ def test_what_never_fits_ends_in_an_error() -> None:
     budget=st.integers(16 << 20, 32 << 30),
 )
 def test_blocks_stay_inside_their_budget(queries: int, rows: int, width: int, budget: int) -> None:
-    one = blocking_for(queries, rows, width, budget=budget, item=2, carried=2 * width)
+    one = blocking_for(
+        queries, rows, width, budget=budget, item=2, query=4 * width, carried=2 * width
+    )
     held = one.rows * width * 6 + one.queries * width * 6 + 8 * one.queries * one.rows
     assert held <= budget
     assert one.rows % GROUP == 0

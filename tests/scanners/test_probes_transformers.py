@@ -321,9 +321,12 @@ def test_batches_shrink_until_they_fit(family: tiny_chat.Family, room: int, serv
     if served:
         assert backend.generate(asked, 16) == [tiny_chat.REFUSAL] * len(asked)
         assert max(size for size in seen if size <= room) > room / 2
+        assert len(backend.first_pass(asked).tokens) == len(asked)
     else:
         with pytest.raises(ProbeError, match="out of memory"):
             backend.generate(asked, 16)
+        with pytest.raises(ProbeError, match="out of memory"):
+            backend.first_pass(asked)
 
 
 @pytest.fixture
