@@ -82,13 +82,14 @@ class _Trial:
         """Kill a night some times, let it end, compare."""
         self.nights += 1
         config = self._config(f"night-{self.nights}")
-        deaths = 0
+        deaths, places = 0, []
         while deaths < min(DEATHS, left):
             at = self.chance.randrange(self.events)
             place = config.parent / "place"
             if _forked(_night, config, at, place) is not None:
                 break
             deaths += 1
+            places.append(f"{place.read_text()} {at}")
             self.places[place.read_text()] += 1
             if _forked(_is_over, config.parent / "store"):
                 break
@@ -103,7 +104,10 @@ class _Trial:
         self.killed += deaths
         self.repeated.append(max(0, again - deaths))
         if not whole or again > deaths:
-            print(json.dumps({"night": self.nights, "ended": ended, "again": again}), flush=True)
+            tables = found.keys() if found else ()
+            differ = [table for table in tables if found[table] != self.expected[table]]
+            fault = {"night": self.nights, "ended": ended, "again": again, "reported": told}
+            print(json.dumps({**fault, "differ": differ, "at": places}), flush=True)
 
     def figures(self) -> dict[str, Any]:
         """What all nights came to."""

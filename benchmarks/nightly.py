@@ -1,8 +1,7 @@
-"""What a night costs: listing, changes, fetching, kills; on a simulated Hub over real HTTP.
+"""What a night costs: listing, changes, fetching; on a simulated Hub over real HTTP.
 
     python -m benchmarks.nightly listing --models 350000 [--changes 10000] [--nights 2]
     python -m benchmarks.nightly fetch --models 400 [--latency 0.05] [--engine local|pool|ray]
-    python -m benchmarks.nightly kills --runs 200
 
 It is run from the root of the repository.
 """
@@ -13,11 +12,7 @@ import argparse
 import asyncio
 import json
 import multiprocessing
-import os
-import random
 import resource
-import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -37,17 +32,16 @@ from benchmarks.ecosystem.server import Conditions, EcosystemHub  # noqa: E402
 def main() -> None:
     """Run one of the benchmarks and print its figures as JSON lines."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("listing", "fetch", "kills"))
+    parser.add_argument("what", choices=("listing", "fetch"))
     parser.add_argument("--models", type=int, default=35_000)
     parser.add_argument("--changes", type=int, default=10_000)
     parser.add_argument("--nights", type=int, default=2)
     parser.add_argument("--latency", type=float, default=0.05)
     parser.add_argument("--engine", choices=("local", "pool", "ray"), default="local")
-    parser.add_argument("--runs", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--snapshot", action="store_true")
     asked = parser.parse_args()
-    {"listing": listing, "fetch": fetch, "kills": kills}[asked.what](asked)
+    {"listing": listing, "fetch": fetch}[asked.what](asked)
 
 
 def say(**figures: Any) -> None:
@@ -249,59 +243,6 @@ def _serve_files(root: Path, latency: float, control: Any) -> None:
         control.send(hub.url)
         control.recv()
         control.send(dict(hub.counters))
-
-
-def kills(asked: argparse.Namespace) -> None:
-    """kill -9 a night at random points until one ends; its snapshot against an undisturbed one."""
-    from faulty_hub import FaultyHub
-    from nights import published, run_night, write_config
-    from small_models import write_family
-
-    chance = random.Random(asked.seed)
-    with tempfile.TemporaryDirectory() as folder:
-        write_family(Path(folder) / "hub")
-        with FaultyHub(Path(folder) / "hub") as hub:
-            run_night(write_config(Path(folder), hub.url))
-            expected = published(Path(folder) / "store")
-            killed = same = runs = 0
-            pages: list[int] = []
-            while killed < asked.runs:
-                runs += 1
-                place = Path(folder) / f"run-{runs}"
-                place.mkdir()
-                config = write_config(place, hub.url)
-                hub.seen.clear()
-                deaths = 0
-                while deaths < 6:
-                    dead = _killed(config, chance.random() * 3.5 + 0.6)
-                    deaths += dead
-                    if not dead:
-                        break
-                if run_night(config).exit_code == 0:
-                    same += published(place / "store") == expected
-                killed += deaths
-                listed = sum(seen.path.startswith("/api/models?") for seen in hub.seen)
-                pages.append(listed - deaths)
-                say(runs=runs, killed=killed, same=same, pages=listed, deaths=deaths)
-            say(what="kills", killed=killed, runs=runs, same_snapshot=same)
-
-
-def _killed(config: Path, after: float) -> bool:
-    """Start a night and kill it after a while; False when it ended before that."""
-    quiet = {**os.environ, "NO_COLOR": "1", "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "modelkin.cli", "nightly", "--config", str(config)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env=quiet,
-    )
-    try:
-        process.wait(after)
-        return False
-    except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        return True
 
 
 if __name__ == "__main__":

@@ -190,11 +190,17 @@ def _keep_report(config: NightConfig, report: NightReport) -> None:
     if report.digest is None:
         return
     folder = config.store / REPORTS
-    folder.mkdir(exist_ok=True)
-    write_whole(folder / f"{report.scan}.md", report.digest.encode())
     feed = folder / FEED
-    known = feed.read_bytes() if feed.exists() else None
-    write_whole(feed, add_to_feed(known, scan=report.scan, digest=report.digest, now=utc_now()))
+    try:
+        folder.mkdir(exist_ok=True)
+        write_whole(folder / f"{report.scan}.md", report.digest.encode())
+        known = feed.read_bytes() if feed.exists() else None
+        entry = add_to_feed(known, scan=report.scan, digest=report.digest, now=utc_now())
+        write_whole(feed, entry)
+    except OSError as error:
+        raise ModelkinError(
+            f"cannot keep the report of the night in {folder}: {error.strerror}. The next run does"
+        ) from error
 
 
 def _deliver(registry: Registry, config: NightConfig, interrupts: Interrupts) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ..lineage.records import ModelInfo, Outcome
 from ..store.facts import RevisionFacts, Visit
@@ -66,6 +66,7 @@ async def fetch_batch(
     *,
     source: Source,
     known: Mapping[str, RevisionFacts] | None = None,
+    lease: Callable[[int], int] | None = None,
     stopped: Callable[[], bool] = lambda: False,
     concurrent: int = CONCURRENT,
     patience: float = PATIENCE,
@@ -75,11 +76,14 @@ async def fetch_batch(
     Parameters
     ----------
     known : facts by digest of the weights: exact copies of these are not read.
+    lease : gives requests of those that several workers share; then the batch's own limit of them
+        is not looked at.
     stopped : asked between steps; visits in flight then get `patience` seconds to end.
     """
     buffer = SketchBuffer()
     visitor = Visitor(source=source, sketches=buffer, known=dict(known or {}))
-    meter = Meter(limits=batch.limits, interrupted=stopped)
+    limits = batch.limits if lease is None else replace(batch.limits, max_requests=0)
+    meter = Meter(limits=limits, interrupted=stopped, lease=lease)
     meter.start()
     gate = Gate(meter, at_once=concurrent, worst=Traffic(MAX_REQUESTS, MAX_BYTES))
 

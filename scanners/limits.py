@@ -6,10 +6,13 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ..lineage.errors import BudgetExceeded, Interrupted
 from .bytes import Traffic
+
+LEASE = 100
+"""Requests that are leased at a time: asking for each would cost as much as a request."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +33,8 @@ class Meter:
     """Traffic of a scan measured against its limits.
 
     `interrupted` is asked between steps: a signal handler sets what it reads. `clock` gives
-    monotonic seconds.
+    monotonic seconds. Where other processes share the requests, `lease` gives some of those that
+    are left to all, as many as asked for or fewer; `limits.max_requests` is what it has given.
     """
 
     limits: ScanLimits = field(default_factory=ScanLimits)
@@ -38,6 +42,7 @@ class Meter:
     clock: Callable[[], float] = time.monotonic
     traffic: Traffic = field(default_factory=Traffic)
     started: float = 0.0
+    lease: Callable[[int], int] | None = None
 
     def start(self) -> None:
         """Begin to count the deadline."""
@@ -81,6 +86,19 @@ class Meter:
     def has_room(self, more: Traffic) -> bool:
         """Whether no limit is met after `more` traffic either."""
         return all(limit is None or actual < limit for _, limit, actual in self._state(more))
+
+    def lease_for(self, more: Traffic) -> None:
+        """Lease what is missing for `more` traffic, in hundreds, where requests are leased."""
+        if self.lease is None:
+            return
+        held = self.limits.max_requests or 0
+        missing = self.traffic.requests + more.requests + 1 - held
+        if missing > 0:
+            given = self.lease(-(-missing // LEASE) * LEASE)
+            self.limits = replace(self.limits, max_requests=held + given)
+            if given < missing:
+                # The rest is with other workers: nobody is asked again and again.
+                self.lease = None
 
     def _state(self, more: Traffic) -> tuple[tuple[str, float | None, float], ...]:
         limits = self.limits
@@ -127,6 +145,9 @@ class Gate:
                 self._room.notify_all()
 
     def _has_room(self) -> bool:
+        if self._running < self._at_once:
+            begun = self._running + 1
+            self._meter.lease_for(Traffic(self._worst.requests * begun, self._worst.bytes * begun))
         if self._running == 0 or self._meter.stopped:
             return True
         requests, size = self._worst.requests * self._running, self._worst.bytes * self._running

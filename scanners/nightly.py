@@ -200,8 +200,11 @@ class Night:
         """Infer anew in the shapes that changed, together with the shapes kindred to them."""
         shapes = self._ledger.shapes()
         stale = self._ledger.stale_shapes()
+        last: set[str] = set()
         for chunk in _chunks(stale, shapes):
             self._check()
+            self._ledger.mark_inferred(last)
+            last = chunk
             infer_store(
                 self.registry,
                 scan=scan,
@@ -210,9 +213,10 @@ class Night:
                 shapes=chunk,
                 progress=self.progress,
             )
-            self._ledger.mark_inferred(chunk)
         if stale:
             judge_claims(self.registry, scan=scan, now=self.now())
+            # Marked last: a night that is killed before its claims are judged judges them again.
+            self._ledger.mark_inferred(last)
         self._check()
 
     def _probe(self, scan: int) -> None:

@@ -9,11 +9,11 @@ from typing import Any
 
 from ...lineage.errors import ModelkinError
 from ..fetching import Batch, Fetched, fetch_batch
-from ..limits import ScanLimits
-from ..sketching import MAX_REQUESTS
 from .base import SourceSpec
 
 RETRIES = 3
+PATIENCE = 1.0
+"""Seconds between two looks at whether the run was asked to stop."""
 
 
 class OnRay:
@@ -24,8 +24,8 @@ class OnRay:
     spec : how a worker opens the source.
     address : a cluster's; None starts one here.
     flying : batches in flight.
-    max_requests : what all batches together may ask for, leased batch by batch.
-    stopped : asked between results.
+    max_requests : what all batches together may ask for, leased in hundreds.
+    stopped : asked while batches are in flight; these are then left for the next run.
 
     Raises
     ------
@@ -61,7 +61,7 @@ class OnRay:
         self._leases = ray.remote(num_cpus=0)(Leases).remote(max_requests)
 
     def run(self, batches: Iterable[Batch]) -> Iterator[Fetched]:
-        """Fetch batches; results in their order."""
+        """Fetch batches; results in their order. When asked to stop, what is in flight is left."""
         rest = iter(batches)
         flying: deque[Any] = deque()
         while True:
@@ -72,16 +72,31 @@ class OnRay:
                 flying.append(self._task.remote(batch, self._spec, self._leases))
             if not flying:
                 return
-            yield self._ray.get(flying.popleft())
+            while not self._ray.wait([flying[0]], timeout=PATIENCE)[0]:
+                if self._stopped():
+                    for task in flying:
+                        self._ray.cancel(task, force=True)
+                    return
+            yield self._got(flying.popleft())
 
     def close(self) -> None:
         """Leave the cluster; one that was started here ends."""
         if self._own:
             self._ray.shutdown()
 
+    def _got(self, task: Any) -> Fetched:
+        """A task's result; an error of this software as it was raised."""
+        try:
+            fetched: Fetched = self._ray.get(task)
+        except self._ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, ModelkinError):
+                raise error.cause from None
+            raise
+        return fetched
+
 
 class Leases:
-    """Requests left for all workers, given out in hundreds: one call a batch, not one a request."""
+    """Requests left for all workers: the actor that leases them, in hundreds."""
 
     def __init__(self, total: int | None) -> None:
         self._left = total
@@ -95,7 +110,7 @@ class Leases:
         return given
 
     def give_back(self, unused: int) -> None:
-        """Return what a batch did not need."""
+        """Return what was leased and not needed."""
         if self._left is not None:
             self._left += unused
 
@@ -103,18 +118,24 @@ class Leases:
 def _work(batch: Batch, spec: SourceSpec, leases: Any) -> Fetched:
     import ray
 
-    wanted = len(batch.infos) * MAX_REQUESTS
-    given = ray.get(leases.take.remote(wanted))
-    limits = ScanLimits(max_bytes=batch.limits.max_bytes, max_requests=given)
-    leased = Batch(number=batch.number, infos=batch.infos, limits=limits)
-    fetched = asyncio.run(_fetch(leased, spec))
-    ray.get(leases.give_back.remote(max(0, given - fetched.traffic.requests)))
+    leased = 0
+
+    def lease(wanted: int) -> int:
+        nonlocal leased
+        given = int(ray.get(leases.take.remote(wanted)))
+        leased += given
+        return given
+
+    fetched = asyncio.run(_fetch(batch, spec, lease=lease))
+    leases.give_back.remote(max(0, leased - fetched.traffic.requests))
     return fetched
 
 
-async def _fetch(batch: Batch, spec: SourceSpec) -> Fetched:
+async def _fetch(
+    batch: Batch, spec: SourceSpec, *, lease: Callable[[int], int] | None = None
+) -> Fetched:
     source = spec.open()
     try:
-        return await fetch_batch(batch, source=source)
+        return await fetch_batch(batch, source=source, lease=lease)
     finally:
         await source.close()

@@ -168,5 +168,27 @@ def test_a_lease_is_given_out_once() -> None:
     assert Leases(None).take(7) == 7
 
 
+def test_requests_are_leased_in_hundreds_as_they_are_needed(hub: FaultyHub) -> None:
+    from modelkin.scanners.engines.on_ray import Leases, _fetch
+
+    (batch,) = [Batch(number=0, infos=listed(hub))]
+    for total in (None, 30):
+        leases = Leases(total)
+        asked: list[int] = []
+
+        def lease(wanted: int, leases: Leases = leases, asked: list[int] = asked) -> int:
+            asked.append(wanted)
+            return leases.take(wanted)
+
+        fetched = asyncio.run(_fetch(batch, spec_of(hub), lease=lease))
+        assert {wanted % 100 for wanted in asked} == {0}
+        if total is None:
+            assert sum(asked) <= 400, "no more than the visits in flight may need"
+            assert len(fetched.visits) == 7
+        else:
+            assert 1 <= len(fetched.visits) < 7
+            assert fetched.traffic.requests <= total + 40
+
+
 def test_a_token_is_in_no_repr() -> None:
     assert "hf_x" not in repr(SourceSpec(endpoint="https://h", token="hf_x"))
