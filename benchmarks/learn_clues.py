@@ -24,13 +24,13 @@ import itertools
 import json
 import math
 import random
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from families import Weights, fresh, published, specimens_of, trained
 from numpy.typing import NDArray
 from path_cases import Case, zoo_cases
 from scipy.optimize import minimize
@@ -41,6 +41,9 @@ from modelkin.lineage.infer.likelihood import featurise
 from modelkin.lineage.infer.path import path_clues, take_sample
 from modelkin.lineage.infer.specimen import Block, Specimen, shared_matrices
 from modelkin.lineage.records import RoleKey
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+from families import Weights, fresh, published, specimens_of, trained
 
 Float64 = NDArray[np.float64]
 

@@ -137,6 +137,16 @@ def test_an_undated_original_is_the_copy_that_derivatives_agree_with_bit_for_bit
     assert later_copies(group, measured(group)) == {1}
 
 
+def test_a_cast_that_cost_precision_is_later_whoever_agrees_with_it() -> None:
+    """Children are published in the coarse type, too, and share bits with the cast."""
+    base = fresh(3)
+    children = [specimen_of(f"c{i}", published(lora(published(base), seed=i))) for i in range(2)]
+    fine, cast = specimen_of("fine", base, dtype="F32"), specimen_of("cast", published(base))
+    for group in ([fine, cast, *children], [cast, fine, *children]):
+        later = later_copies(group, measured(group))
+        assert {group[i].node for i in later} == {"cast"}
+
+
 def test_a_tuned_model_is_not_a_copy() -> None:
     base = published(fresh(1))
     group = specimens_of({"base": base, "tuned": published(trained(base, seed=2, size=0.003))})
