@@ -2,8 +2,7 @@
 
 Models are derived from what is already derived from: the numbers of children on the Hub follow the
 power law of linear preferential attachment, in which each member is the next one's parent with a
-chance in proportion to one more than the children it has (Yule 1925; Simon 1955; Barabási & Albert
-1999). Nothing is fitted: the exponent is that of the process.
+chance in proportion to one more than the children it has (Yule 1925; Simon 1955).
 
 References
 ----------
@@ -15,6 +14,10 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+
+WEIGHT = 0.5
+"""How far the log-odds are believed. In the zoos learned from 7.5 % of the steps of paths are
+misjudged without them, 7.1 % with all of them and 6.7 % with half."""
 
 Children = Mapping[int, Sequence[int]]
 
@@ -32,7 +35,8 @@ def attachment(child: int, *, via: int, origin: int, children: Children) -> floa
     """Prior log-odds that a member hangs below `via` rather than from its parent `origin` itself.
 
     A branch of m members attracts with 2m - 1 (one each, and one for each of its m - 1 edges), its
-    origin with k children with k + 1. The child and what comes from it are not counted.
+    origin with k children with k + 1; `WEIGHT` of the log of their ratio is returned. The child and
+    what comes from it are not counted.
 
     Notes
     -----
@@ -46,4 +50,4 @@ def attachment(child: int, *, via: int, origin: int, children: Children) -> floa
                 below.add(one)
                 pending.append(one)
     beside = sum(one != child for one in children.get(origin, ()))
-    return math.log((2 * len(below) - 1) / (beside + 1))
+    return WEIGHT * math.log((2 * len(below) - 1) / (beside + 1))

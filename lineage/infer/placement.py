@@ -305,7 +305,7 @@ def _nearest(
         rule="nearest",
         parents=(parent,),
         kept=refused is None or branch is not None,
-        sibling=_hidden_sibling(refused) if branch is None else None,
+        sibling=_hidden_sibling(refused, placed) if branch is None else None,
         odds=sure if steps else None,
         clues=told.clues if told else None,
         prior=told.prior if told else 0.0,
@@ -404,9 +404,14 @@ def _kept_branch(
     return best if best is not None and best.odds > 0 else None
 
 
-def _hidden_sibling(refused: PathStep | None) -> int | None:
-    """The member that the child shares an unpublished parent with, where the clues say so."""
-    if refused is None or hidden_scorer().log_odds(refused.clues) <= 0:
+def _hidden_sibling(refused: PathStep | None, placed: Mapping[int, Placement]) -> int | None:
+    """The member that the child shares an unpublished parent with, where the clues say so.
+
+    What an exact rule put under its parent comes from that parent and from nothing unpublished.
+    """
+    if refused is None or placed[refused.via].rule != "nearest":
+        return None
+    if hidden_scorer().log_odds(refused.clues) <= 0:
         return None
     return refused.via
 
