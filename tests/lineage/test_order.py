@@ -125,18 +125,6 @@ def test_of_many_copies_one_is_the_original() -> None:
     assert later_copies(group, measured(group)) == {0, 2, 3, 4}
 
 
-def test_an_undated_original_is_the_copy_that_derivatives_agree_with_bit_for_bit() -> None:
-    exact = fresh(1)
-    original = published(exact, "BF16")
-    adapted = published(lora(original, seed=2))
-    group = [
-        specimen_of("cast", original, dtype="BF16"),
-        specimen_of("wide", exact, dtype="F32"),
-        specimen_of("adapted", adapted, dtype="BF16"),
-    ]
-    assert later_copies(group, measured(group)) == {1}
-
-
 def test_a_cast_that_cost_precision_is_later_whoever_agrees_with_it() -> None:
     """Children are published in the coarse type, too, and share bits with the cast."""
     base = fresh(3)
