@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from ..lineage.compute import Compute
-from ..lineage.errors import FormatError, MalformedFile, NotComparable, UnsupportedFormat
+from ..lineage.errors import NotComparable, UnsupportedFormat
 from ..lineage.full_delta import FullComparison, FullDelta, StoredTensor, TensorDelta
 from ..lineage.records import RoleKey
 from .bytes import Traffic
@@ -148,14 +148,7 @@ async def _read(side: _Side, key: RoleKey) -> StoredTensor:
     if located is None:
         raise UnsupportedFormat(f"{weight.dtype} cannot be decoded here", path=weight.path)
     parts = [await _bytes(side.weights, part) for part in located.ranges]
-    try:
-        decoded = located.decode(parts)
-    except FormatError:
-        raise
-    except (ValueError, IndexError, ArithmeticError) as error:
-        raise MalformedFile(
-            f"the parts of {weight.name[:200]!r} contradict each other: {error}", path=weight.path
-        ) from error
+    decoded = located.decoded(parts, name=weight.name)
     return StoredTensor(
         key=key,
         name=weight.name,

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..lineage.architectures.roles import Place, assign_roles
-from ..lineage.errors import FormatError, LimitExceeded, MalformedFile, UnsupportedFormat
+from ..lineage.errors import LimitExceeded, MalformedFile, UnsupportedFormat
 from ..lineage.infer.adapters import magnitude_key
 from ..lineage.records import ModelInfo, RoleKey
 from ..lineage.sketch.plan import (
@@ -404,18 +404,7 @@ def _pieces(want: _Wanted, held: Mapping[ByteRange, bytes]) -> list[bytes]:
 
 
 def _block(want: _Wanted, pieces: Sequence[bytes]) -> SketchBlock:
-    try:
-        decoded = want.located.decode(pieces)
-    except FormatError:
-        raise
-    except (ValueError, IndexError, ArithmeticError) as error:
-        # The parts of a packed weight do not fit each other.
-        first = want.located.ranges[0]
-        raise MalformedFile(
-            f"the parts of {want.weight.name[:200]!r} contradict each other: {error}",
-            path=first.path,
-            offset=first.begin,
-        ) from error
+    decoded = want.located.decoded(pieces, name=want.weight.name)
     block = block_of(
         want.span,
         shape=want.weight.shape,

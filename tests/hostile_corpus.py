@@ -51,7 +51,7 @@ def _cases() -> Iterator[tuple[str, dict[str, bytes]]]:
         yield f"torch-{label}", {"pytorch_model.bin": data}
     for label, data in _safetensors():
         yield f"safetensors-{label}", {"model.safetensors": data}
-    for label, data in _packed():
+    for label, data in packed_cuts():
         yield f"packed-{label}", {"model.safetensors": data[0], "config.json": data[1]}
     for label, data in _adapters():
         yield f"adapter-{label}", {"adapter_model.safetensors": data}
@@ -162,11 +162,11 @@ def _header(entries: dict[str, object]) -> bytes:
     return struct.pack("<Q", len(raw)) + raw + bytes(1024)
 
 
-def _packed() -> Iterator[tuple[str, tuple[bytes, bytes]]]:
+def packed_cuts(role: str = "v_proj") -> Iterator[tuple[str, tuple[bytes, bytes]]]:
     """Packed models one part of which is cut, so that the parts contradict each other."""
     weight = np.random.default_rng(0).normal(0, 0.1, (32, 64)).astype(np.float32)
     for kind in ("gptq", "awq", "nf4-double", "int8", "fp8-block", "w4a16-zero", "mlx-4"):
-        parts = pack({"model.layers.0.self_attn.v_proj.weight": weight}, kind)
+        parts = pack({f"model.layers.0.self_attn.{role}.weight": weight}, kind)
         config = json.dumps({**json.loads(CONFIG), **PACKINGS[kind][1]}).encode()
         for name in parts:
             if parts[name].dim() == 0 or name.endswith(("weight_shape", "g_idx", "qzeros")):

@@ -15,6 +15,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ...lineage.errors import FormatError, MalformedFile
+
 Float32 = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
 
@@ -52,12 +54,35 @@ class Decoded:
 class Located:
     """Where a span lies: the ranges to read, and what makes weights of their bytes.
 
-    `decode` takes the bytes of each range, in order, and gives the weights; it raises
-    `MalformedFile` where the bytes contradict the header.
+    `decode` takes the bytes of each range, in order, and gives the weights; call it through
+    `decoded`, which names the file where they make no sense.
     """
 
     ranges: tuple[ByteRange, ...]
     decode: Callable[[Sequence[bytes]], Decoded]
+
+    def decoded(self, parts: Sequence[bytes], *, name: str) -> Decoded:
+        """The weights that the bytes of each range, in order, hold.
+
+        Parameters
+        ----------
+        name : of the tensor, for people.
+
+        Raises
+        ------
+        FormatError : the bytes contradict the header, or each other.
+        """
+        try:
+            return self.decode(parts)
+        except FormatError:
+            raise
+        except (ValueError, IndexError, ArithmeticError) as error:
+            first = self.ranges[0]
+            raise MalformedFile(
+                f"the parts of {name[:200]!r} contradict each other: {error}",
+                path=first.path,
+                offset=first.begin,
+            ) from error
 
     @property
     def size(self) -> int:

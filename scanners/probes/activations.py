@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from ...lineage.behaviour import LEAST_PROMPTS
 from ...lineage.compute import Compute, Device
 from ...lineage.errors import ModelkinError, ProbeError
-from ...lineage.records import Score
 from ...lineage.safety.activations import (
     direction_cosine,
     direction_of,
@@ -46,7 +45,7 @@ from ..behaviour import compare_behaviour, keep_fingerprint
 from ..limits import Meter
 from ..probing import MAX_MODEL_BYTES, announce_prompts
 from ..progress import Progress, Silence
-from ..report import ProbeReport, announce
+from ..report import ProbeReport, announce, probe_each
 from ..runnable import Runnables
 from ..sources.base import Source
 from .backend import UnsupportedModel
@@ -85,20 +84,12 @@ class ActivationsProber:
         announce_prompts(self.registry, self.prompts, now=self.now())
         announce(self.registry, Tier.ACTIVATIONS)
         self.progress.stage("probe activations", len(models))
-        failed: dict[str, str] = {}
-        probed = 0
-        for model in sorted(models, key=lambda name: len(self.registry.ancestors(name))):
-            if self.meter.stopped:
-                break
-            if self.meter.exhausted:
-                failed[model] = "not probed: the budget is used up"
-                continue
-            scores, reason = self._probe(scan, model)
-            self.registry.add_scores(scan, scores)
-            probed += reason is None
-            if reason is not None:
-                failed[model] = reason
-            self.progress.step(model)
+        probed, failed = probe_each(
+            sorted(models, key=lambda name: len(self.registry.ancestors(name))),
+            lambda model: self._probe(scan, model),
+            meter=self.meter,
+            progress=self.progress,
+        )
         unreadable = compare_behaviour(
             self.registry,
             scan,
@@ -108,7 +99,7 @@ class ActivationsProber:
         failed |= {name: f"fingerprint: {reason}" for name, reason in unreadable.items()}
         return ProbeReport(probed=probed, unchanged=0, failed=failed)
 
-    def _probe(self, scan: int, model: str) -> tuple[list[Score], str | None]:
+    def _probe(self, scan: int, model: str) -> str | None:
         began = time.monotonic()
         sha = str(self.registry.describe(model)["sha"])
         subject = Subject(model=model, sha=sha, now=self.now())
@@ -143,7 +134,8 @@ class ActivationsProber:
             )
             for one in found
         ]
-        return scores, reason
+        self.registry.add_scores(scan, scores)
+        return reason
 
     def _keep(self, scan: int, revision: tuple[str, str], mine: _Seen) -> None:
         if len(self.prompts.harmful) + len(self.prompts.harmless) >= LEAST_PROMPTS:

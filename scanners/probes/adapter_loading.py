@@ -80,5 +80,5 @@ def _read(source: LocalBytes, change: LoraWeight) -> Any:
     if located is None:
         raise UnsupportedModel("an adapter with a matrix above 8 GiB")
     parts = [asyncio.run(source.read(part.begin, part.end)) for part in located.ranges]
-    decoded = located.decode(parts)
+    decoded = located.decoded(parts, name=change.name)
     return np.frombuffer(decoded.data, dtype="<f4").reshape(rows, columns).copy()

@@ -18,7 +18,7 @@ from ...store.registry import Registry
 from ..cards import Card, parse_card
 from ..limits import Meter
 from ..progress import Progress, Silence
-from ..report import ProbeReport, announce
+from ..report import ProbeReport, announce, probe_each
 from ..sources.base import Source
 from .chat_files import read_chat_files
 
@@ -48,21 +48,14 @@ class MetadataProber:
             if found.status in ("new", "open")
         }
         measured = self.registry.measured(REFUSAL_HARMFUL)
-        failed: dict[str, str] = {}
-        probed = 0
-        for model in models:
-            if self.meter.stopped:
-                break
-            if self.meter.exhausted:
-                failed[model] = "not probed: the budget is used up"
-                continue
+
+        def probe(model: str) -> str | None:
             kin = list(self._kin(model, stripped=stripped, measured=measured))
             scores, reason = self._probe(model, kin)
             self.registry.add_scores(scan, scores)
-            probed += reason is None
-            if reason is not None:
-                failed[model] = reason
-            self.progress.step(model)
+            return reason
+
+        probed, failed = probe_each(models, probe, meter=self.meter, progress=self.progress)
         return ProbeReport(probed=probed, unchanged=0, failed=failed)
 
     def _probe(self, model: str, kin: Sequence[KinRecord]) -> tuple[list[Score], str | None]:

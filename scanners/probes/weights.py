@@ -23,7 +23,7 @@ from ...lineage.safety.scar import (
 from ...store.registry import Registry
 from ..limits import Meter
 from ..progress import Progress, Silence
-from ..report import ProbeReport, announce
+from ..report import ProbeReport, announce, probe_each
 from ..sources.base import Source
 from .whole_weights import WholeWeights
 
@@ -46,19 +46,12 @@ class WeightsProber:
         """Read each model's writing matrices once, and its nearest ancestor's beside them."""
         announce(self.registry, Tier.WEIGHTS)
         self.progress.stage("probe weights", len(models))
-        failed: dict[str, str] = {}
-        probed = 0
-        for model in models:
-            if self.meter.stopped:
-                break
-            if self.meter.exhausted:
-                failed[model] = "not probed: the budget is used up"
-                continue
-            reason = self._probe(scan, model)
-            probed += reason is None
-            if reason is not None:
-                failed[model] = reason
-            self.progress.step(model)
+        probed, failed = probe_each(
+            models,
+            lambda model: self._probe(scan, model),
+            meter=self.meter,
+            progress=self.progress,
+        )
         return ProbeReport(probed=probed, unchanged=0, failed=failed)
 
     def _probe(self, scan: int, model: str) -> str | None:

@@ -116,7 +116,7 @@ class WholeWeights:
             parts = await asyncio.gather(
                 *(self._mapped.sources[r.path].read(r.begin, r.end) for r in located.ranges)
             )
-            decoded = await asyncio.to_thread(located.decode, parts)
+            decoded = await asyncio.to_thread(located.decoded, parts, name=weight.name)
             if decoded.width is not None and decoded.width != columns:
                 raise UnsupportedFormat(f"weights packed as {weight.dtype}", path=weight.path)
             yield first, to_float32(decoded.data, decoded.dtype).reshape(-1, columns)

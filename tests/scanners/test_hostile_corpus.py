@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import resource
 from pathlib import Path
 
 import pytest
-from hostile_corpus import Hostile, good_gguf, hostile_repositories
+from hostile_corpus import Hostile, good_gguf, hostile_repositories, packed_cuts
 from small_models import rows_of, scan_once, tiny_weights, write_model
 
+from modelkin.lineage.compute import Compute
+from modelkin.lineage.errors import ModelkinError
+from modelkin.scanners.bytes import Traffic
+from modelkin.scanners.full_compare import compare_full
+from modelkin.scanners.probes.whole_weights import WholeWeights
 from modelkin.scanners.sources.folder import FolderSource
 
 KIBIBYTES = 512 * 1024
@@ -58,6 +64,33 @@ def test_payloads_are_findings(store: Path, corpus: list[Hostile]) -> None:
     found = rows_of(store, "SELECT model, severity FROM findings WHERE kind = 'unsafe_file'")
     assert {model for model, _ in found} >= carriers
     assert {severity for _, severity in found} == {"high", "medium"}
+
+
+def test_what_reads_weights_whole_ends_in_a_typed_error(tmp_path: Path) -> None:
+    """A sketch looks at samples; the weights tier and `compare --full` meet every part."""
+    source = FolderSource(tmp_path)
+
+    async def layers_of(name: str) -> None:
+        weights = WholeWeights(source=source, info=source.info(name, traffic=Traffic()))
+        await weights.open()
+        for layer in weights.layers():
+            await weights.of_layer(layer)
+
+    async def compared(name: str) -> None:
+        await compare_full(source, name, name, compute=Compute(device="cpu"))
+
+    told = []
+    for label, (data, config) in packed_cuts("o_proj"):
+        folder = tmp_path / "bad" / label
+        folder.mkdir(parents=True)
+        (folder / "model.safetensors").write_bytes(data)
+        (folder / "config.json").write_bytes(config)
+        for read in (layers_of, compared):
+            try:
+                asyncio.run(read(f"bad/{label}"))
+            except ModelkinError as error:
+                told.append(str(error))
+    assert sum("contradict each other" in one for one in told) >= 2
 
 
 def test_the_file_that_was_cut_is_whole_before() -> None:
