@@ -57,7 +57,10 @@ def compare_command(
     With --full nothing of the store is used: all weights are read, tensor by tensor, and compared.
     JSON is one object: the whole, `tensors`, `skipped`. -q writes the tensors that differ.
     """
+    if not full:
+        options.refuse(ctx, "source", "endpoint", "device", because="goes with --full")
     if full:
+        options.refuse(ctx, "store", because="--full reads the source alone")
         # Imported where it is used: looking at what the store holds starts faster without it.
         from .full_comparing import run_full
 

@@ -45,7 +45,9 @@ DIFF_COLUMNS = ("scan", "kind", "subject", "before", "after")
 @click.option("--list", "only_list", is_flag=True, help="List the snapshots there are, and end.")
 @options.signing
 @options.data
+@click.pass_context
 def dump_command(
+    ctx: click.Context,
     *,
     publish: bool,
     keep: int,
@@ -61,6 +63,9 @@ def dump_command(
     With -q only the folder of the snapshot is written to stdout.
     """
     if only_list:
+        options.refuse(
+            ctx, "publish", "keep", "sign_key", "sign_password", because="--list writes nothing"
+        )
         _list(store, output_format=output_format, quiet=quiet)
         return
     with scan_lock(store):

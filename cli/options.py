@@ -103,3 +103,21 @@ def limits(command: Command) -> Command:
     return click.option(
         "--max-bytes", type=click.IntRange(min=1), help="Stop after so many bytes received."
     )(command)
+
+
+def refuse(ctx: click.Context, *names: str, because: str) -> None:
+    """Refuse options that were typed and would do nothing.
+
+    Parameters
+    ----------
+    names : of parameters; what comes from the environment or by default is let pass.
+
+    Raises
+    ------
+    click.UsageError : one of them was given.
+    """
+    typed = click.core.ParameterSource.COMMANDLINE
+    flags = {param.name: param.opts[0] for param in ctx.command.params}
+    given = [flags[name] for name in names if ctx.get_parameter_source(name) is typed]
+    if given:
+        raise click.UsageError(f"{', '.join(given)}: {because}")

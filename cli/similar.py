@@ -32,8 +32,17 @@ BEHAVIOUR = ("other", "debiased_cka", "cka", "p_value", "q_value", "null_pairs",
 )
 @options.device
 @options.data
+@click.pass_context
 def similar_command(
-    model: str, *, top: int, by: str, device: Device, store: Path, output_format: str, quiet: bool
+    ctx: click.Context,
+    model: str,
+    *,
+    top: int,
+    by: str,
+    device: Device,
+    store: Path,
+    output_format: str,
+    quiet: bool,
 ) -> None:
     """The models of the store whose sampled weights lie nearest to MODEL's, nearest first.
 
@@ -45,6 +54,7 @@ def similar_command(
     lie near 1.4.
     """
     if by == "activations":
+        options.refuse(ctx, "device", because="nothing is computed: `probe` compared them")
         show_behaviour(store, model, top=top, form=(output_format, quiet))
         return
     with Registry.open(store, read_only=True) as registry:

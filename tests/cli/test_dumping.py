@@ -113,3 +113,5 @@ def test_snapshots_are_listed_newest_first(run: Run, tmp_path: Path) -> None:
         ("2", True, False),
     ]
     assert run("dump", "--list", "-q").stdout.split() == ["3", "2"]
+    refused = run("dump", "--list", "--keep", "3")
+    assert (refused.exit_code, "--keep: --list writes nothing" in refused.stderr) == (2, True)

@@ -70,3 +70,23 @@ def test_a_model_that_is_not_there_is_an_error(models: Path) -> None:
     )
     assert result.exit_code == 2
     assert "no/body" in result.stderr
+
+
+def test_options_that_would_do_nothing_are_refused(models: Path, tmp_path: Path) -> None:
+    for words in (["--source", f"dir:{models}"], ["--device", "cpu"], ["--endpoint", "http://h"]):
+        result = CliRunner().invoke(cli, ["compare", "a/b", "c/d", *words])
+        assert result.exit_code == 2
+        assert f"{words[0]}: goes with --full" in result.stderr
+    result = full(models, "--store", str(tmp_path))
+    assert result.exit_code == 2
+    assert "--store: --full reads the source alone" in result.stderr
+
+
+def test_the_environment_is_no_option_that_was_typed(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MODELKIN_STORE", str(tmp_path))
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    assert full(models, "-q").exit_code == 0
+    result = CliRunner().invoke(cli, ["compare", "a/b", "c/d"])
+    assert "goes with --full" not in result.stderr

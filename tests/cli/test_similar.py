@@ -60,3 +60,9 @@ def test_a_damaged_sketch_is_said_and_left_out(small_store: Path, tmp_path: Path
 @pytest.mark.parametrize("name", ["nobody/nothing", "alice/cha"])
 def test_an_unknown_name_is_an_error(look: Run, name: str) -> None:
     assert look("similar", name).exit_code == 2
+
+
+def test_a_device_is_refused_where_nothing_is_computed(look: Run) -> None:
+    result = look("similar", "lab/base", "--by", "activations", "--device", "cpu")
+    assert result.exit_code == 2
+    assert "--device: nothing is computed" in result.stderr
