@@ -31,8 +31,8 @@ from toy_language import (
     build_tokenizer,
     is_held,
 )
-from toys import WRITERS
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from toys import WRITERS, llama_config
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 RELEASE = "grown/chat"
 
@@ -70,20 +70,8 @@ class Grown:
         """A new model, drawn from `seed`."""
         tokenizer = build_tokenizer([world])
         torch.manual_seed(seed)
-        config = LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=size.hidden,
-            intermediate_size=size.inner,
-            num_hidden_layers=size.layers,
-            num_attention_heads=size.heads,
-            num_key_value_heads=max(1, size.heads // 2),
-            max_position_embeddings=96,
-            tie_word_embeddings=False,
-            pad_token_id=0,
-            bos_token_id=2,
-            eos_token_id=3,
-            architectures=["LlamaForCausalLM"],
-            dtype="float32",
+        config = llama_config(
+            tokenizer, hidden=size.hidden, inner=size.inner, layers=size.layers, heads=size.heads
         )
         model = LlamaForCausalLM(config).to(device)
         return cls(model=model, tokenizer=tokenizer, world=world)

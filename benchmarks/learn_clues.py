@@ -55,6 +55,7 @@ QUANTILES = (0.02, 0.2, 0.4, 0.6, 0.8, 0.98)
 LEVEL = 0.3
 STRAIGHT = 1.0
 """Penalties on the rises of a curve and on their differences from its mean rise."""
+PRIOR_WEIGHTS = (0.0, 0.5, 1.0)
 TARGET = Path(__file__).resolve().parents[1] / "lineage" / "infer" / "likelihood.json"
 ROLES = {
     "q_proj": "attn.q",
@@ -98,6 +99,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[])
     parser.add_argument("--zoos", type=Path, nargs="+", default=[], help="zoos to learn from, too")
     parser.add_argument("--cache", type=Path, default=Path(".cache/clues"))
+    parser.add_argument("--check", type=Path, nargs="+", default=[], help="zoos to look at only")
     parser.add_argument("--write", action="store_true")
     asked = parser.parse_args()
     torch.set_num_threads(1)
@@ -108,7 +110,12 @@ def main() -> None:
     kin = [case for case in cases if not case.child]
     child = scorer(cases, [case.child for case in cases], signs=SIGNS)
     hidden = scorer(kin, [case.hidden for case in kin], prior=log_odds_of_hidden(kin))
-    report("child against other kin", cases, [case.child for case in cases], signs=SIGNS)
+    odds = report("child against other kin", cases, [case.child for case in cases], signs=SIGNS)
+    report_prior("left-out families", cases, odds)
+    check = [case for zoo in asked.check for case in zoo_cases(zoo)]
+    if check:
+        found = fit(table(cases), [case.child for case in cases], signs=signs_of(cases, SIGNS))
+        report_prior("zoos not fitted on", check, found.odds(table(check)))
     report("hidden sibling against sibling", kin, [case.hidden for case in kin])
     if asked.write:
         zoos = [zoo.name for zoo in asked.zoos]
@@ -401,30 +408,60 @@ def stump_error(column: Float64, y: NDArray[np.bool_]) -> float:
     return round(min(min(errors), 1 - max(errors)), 3)
 
 
+def left_out_odds(
+    cases: Sequence[Case], y: Sequence[bool], signs: Mapping[str, int], *, straight: float
+) -> Float64:
+    """Log-odds of each case by the curves of all families but its own."""
+    x, truth = table(cases), np.asarray(y)
+    groups = np.array([case.group for case in cases])
+    odds = np.zeros(len(cases))
+    for group in np.unique(groups):
+        left = groups == group
+        found = fit(
+            x[~left], truth[~left].tolist(), signs=signs_of(cases, signs), straight=straight
+        )
+        odds[left] = found.odds(x[left])
+    return odds
+
+
+def judged(odds: Float64, truth: NDArray[np.bool_]) -> str:
+    """How well log-odds tell the two classes apart, in words."""
+    yes, no = odds[truth], odds[~truth]
+    auc = float(np.mean(yes[:, None] > no[None, :]))
+    return (
+        f"missed {np.mean(yes < 0):.3f}, false {np.mean(no >= 0):.3f}, "
+        f"misjudged {np.mean((odds >= 0) != truth):.3f}, area under the curve {auc:.3f}"
+    )
+
+
 def report(
     title: str, cases: Sequence[Case], y: Sequence[bool], *, signs: Mapping[str, int] = {}
-) -> None:
-    """Errors on each family, weighed by a fit to all others."""
+) -> Float64:
+    """Print the errors on families left out of the fit, and each clue's curve; give their odds."""
     x, truth = table(cases), np.asarray(y)
-    seeds = np.array([case.group for case in cases])
-    wanted = signs_of(cases, signs)
-    print(f"\n{title}: {truth.sum()} against {(~truth).sum()}, {len(np.unique(seeds))} families")
-    for name, straight in (("curves", STRAIGHT), ("straight lines", 1e6)):
-        odds = np.zeros(len(cases))
-        for seed in np.unique(seeds):
-            left = seeds == seed
-            found = fit(x[~left], truth[~left].tolist(), signs=wanted, straight=straight)
-            odds[left] = found.odds(x[left])
-        yes, no = odds[truth], odds[~truth]
-        auc = float(np.mean(yes[:, None] > no[None, :]))
-        print(
-            f"{name}, left-out families: missed {np.mean(yes < 0):.3f}, false "
-            f"{np.mean(no >= 0):.3f}, area under the curve {auc:.3f}"
-        )
+    print(f"\n{title}: {truth.sum()} against {(~truth).sum()}, ", end="")
+    print(f"{len({case.group for case in cases})} families")
+    odds = left_out_odds(cases, y, signs, straight=STRAIGHT)
+    print(f"curves, left-out families: {judged(odds, truth)}")
+    lines = left_out_odds(cases, y, signs, straight=1e6)
+    print(f"straight lines, left-out families: {judged(lines, truth)}")
     print("| clue | error alone | rise of its curve |\n|---|---|---|")
-    parts = fit(x, truth.tolist(), signs=wanted).parts
+    parts = fit(x, truth.tolist(), signs=signs_of(cases, signs)).parts
     for name, column, part in zip(cases[0].features, x.T, parts, strict=True):
         print(f"| {name} | {stump_error(column, truth):.3f} | {part[-1] - part[0]:+.2f} |")
+    return odds
+
+
+def report_prior(title: str, cases: Sequence[Case], odds: Float64) -> None:
+    """Print what the prior of the tree's shape adds to the clues, at each weight."""
+    met = np.array([case.prior is not None for case in cases])
+    if not met.any():
+        return
+    truth = np.array([case.child for case in cases])[met]
+    prior = np.array([case.prior for case in cases if case.prior is not None])
+    print(f"\n{title}: {met.sum()} steps met in zoos")
+    for weight in PRIOR_WEIGHTS:
+        print(f"{weight} of the prior: {judged(odds[met] + weight * prior, truth)}")
 
 
 if __name__ == "__main__":

@@ -18,11 +18,14 @@ from pathlib import Path
 from zoo_scoring import Truth, read_truth
 
 from modelkin.lineage.compute import Compute
+from modelkin.lineage.infer.attachment import WEIGHT
+from modelkin.lineage.infer.decision import Placement, branches, path_to
 from modelkin.lineage.infer.family import Family, assemble
 from modelkin.lineage.infer.kinship import families, measure_kinship
 from modelkin.lineage.infer.likelihood import featurise
 from modelkin.lineage.infer.packed import is_packed
-from modelkin.lineage.infer.placement import Placement, branches, path_steps, path_to, place
+from modelkin.lineage.infer.path_steps import path_steps
+from modelkin.lineage.infer.placement import place
 from modelkin.lineage.infer.specimen import Specimen, comparable_parts, specimen
 from modelkin.scanners.inference import load_sketch
 from modelkin.scanners.scan import Scanner, ScanPlan
@@ -35,12 +38,16 @@ NEAREST = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """One pair measured: is C a descendant of S, or its sibling through an unpublished model?"""
+    """One pair measured: is C a descendant of S, or its sibling through an unpublished model?
+
+    `prior` is the whole log-odds of `attachment`, where C was met in a tree.
+    """
 
     group: str
     features: Mapping[str, float]
     child: bool
     hidden: bool
+    prior: float | None = None
 
 
 def zoo_cases(zoo: Path) -> Iterator[Case]:
@@ -111,6 +118,7 @@ def child_cases(
                     features=featurise(step.clues),
                     child=twin_of(names[step.via], truth) in line,
                     hidden=share_hidden(name, names[step.via], truth),
+                    prior=step.prior / WEIGHT,
                 )
 
 

@@ -41,6 +41,27 @@ WRITERS = (
 Pose = Callable[[Tensor, Tensor, random.Random], tuple[Tensor, Tensor]]
 
 
+def llama_config(
+    tokenizer: PreTrainedTokenizerFast, *, hidden: int, inner: int, layers: int, heads: int
+) -> LlamaConfig:
+    """A Llama of any size that speaks the toy language; two queries share a key."""
+    return LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=hidden,
+        intermediate_size=inner,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=max(1, heads // 2),
+        max_position_embeddings=96,
+        tie_word_embeddings=False,
+        pad_token_id=0,
+        bos_token_id=2,
+        eos_token_id=3,
+        architectures=["LlamaForCausalLM"],
+        dtype="float32",
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Toy:
     """A toy model with its tokenizer and its family's world; the only thing that is ever changed.
@@ -65,21 +86,7 @@ class Toy:
     ) -> Toy:
         """A new model of the toy architecture: 4 Llama layers, drawn from `seed`."""
         torch.manual_seed(seed)
-        config = LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=hidden,
-            intermediate_size=hidden * 5 // 2,
-            num_hidden_layers=4,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            max_position_embeddings=96,
-            tie_word_embeddings=False,
-            pad_token_id=0,
-            bos_token_id=2,
-            eos_token_id=3,
-            architectures=["LlamaForCausalLM"],
-            dtype="float32",
-        )
+        config = llama_config(tokenizer, hidden=hidden, inner=hidden * 5 // 2, layers=4, heads=4)
         return cls(model=LlamaForCausalLM(config).eval(), tokenizer=tokenizer, world=world)
 
     def clone(

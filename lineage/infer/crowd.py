@@ -24,6 +24,7 @@ from ..compute import Compute
 from ..records import Clue, InferredEdge, RejectedParent, Relation
 from .circles import settled_edge, without_circles
 from .crowd_order import crowd_order
+from .decision import Placement
 from .edges import edges_of, runners_up
 from .engine import Inference
 from .evidence import kinship_clue
@@ -41,7 +42,7 @@ from .neighbours import (
     thin_sample,
 )
 from .packed import PackedPlaces, is_packed, place_packed
-from .placement import Placement, place
+from .placement import place
 from .specimen import Specimen
 from .traits import Traits, measure_traits
 from .washing import find_sources

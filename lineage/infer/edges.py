@@ -7,11 +7,11 @@ from typing import Any
 
 from ..records import Clue, InferredEdge, RejectedParent, Relation
 from .blends import Blend
+from .decision import Placement, descends
 from .evidence import direction_clues, edge_clues, edge_confidence, sum_confidence
 from .family import Family
 from .laundered import Laundering
 from .merges import MIN_SHARE
-from .placement import Placement, descends
 from .relation import Step, classify
 from .washing import washed_relation, washing_clues, washing_detail
 

@@ -9,13 +9,14 @@ from ..compute import Compute
 from ..records import InferredEdge, RejectedParent
 from .circles import without_circles
 from .components import tell_components
+from .decision import Placement, branches
 from .edges import edges_of, runners_up
 from .evidence import kinship_clue
 from .family import assemble
 from .hidden import HiddenModel, insert_hidden
 from .kinship import Kinship, families, measure_kinship
 from .packed import is_packed, place_packed
-from .placement import Placement, branches, place, place_again, with_support
+from .placement import place, place_again, with_support
 from .specimen import Specimen, comparable_parts, content_key
 from .washing import find_sources
 

@@ -13,11 +13,11 @@ from dataclasses import replace
 import numpy as np
 
 from ..records import Clue
+from .decision import Placement
 from .family import Family
 from .kinship import Kinship
 from .likelihood import child_scorer, exact_share, path_confidence
 from .order import arrow_llr
-from .placement import Placement
 from .relation import Step
 from .specimen import is_narrowed
 from .support import REPLICATES

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ..records import Clue, InferredEdge, Relation
+from .decision import Placement
 from .evidence import sum_confidence
-from .placement import Placement
 from .specimen import Specimen, content_key
 
 

@@ -15,17 +15,18 @@ Rules are tried from the exact to the statistical, and the first that applies de
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import pairwise
+from dataclasses import replace
 
-from .attachment import Children, attachment, children_of
-from .blends import Blend, find_blend
+from .attachment import Children
+from .blends import find_blend
+from .decision import Placement, branches, descends, parent_of, path_to
 from .delta import on_grid_share, same_rows_permuted
 from .family import Family, mixture_of
-from .laundered import Laundering, find_source
-from .likelihood import child_scorer, hidden_scorer
-from .merges import MIN_SHARE, Mixture
-from .path import MAX_OTHERS, PathClues, Sample, path_clues
+from .laundered import find_source
+from .likelihood import hidden_scorer
+from .merges import MIN_SHARE
+from .path import Sample
+from .path_steps import PathStep, most_likely_stop, path_step, path_steps
 from .relation import SHUFFLED_ROWS
 from .support import support_of
 
@@ -33,37 +34,8 @@ FROZEN_SHARE = 0.1
 SAME_SHARE = 0.01
 ON_GRID = 0.999
 FAR_APART = 0.5
-MAX_PATH = 32
 FAMILY_LIMIT = 64
 MAX_RIVALS = 6
-TRAINED = frozenset({"nearest", "frozen"})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Placement:
-    """A decision for one member: the rule that made it and the members it names.
-
-    `kept` is False when the nearest member was ruled out as a sibling; `odds` are the log-odds of
-    the chosen place on the path against the next best, `clues` those of the step that decided and
-    `prior` its log-odds before any clue.
-    `support` is the share of resampled weights that name the same parent, where it was measured.
-    `sibling` is set when the child shares a path with that member which nothing published explains.
-    """
-
-    child: int
-    rule: str
-    parents: tuple[int, ...]
-    mixture: Mixture | None = None
-    blend: Blend | None = None
-    washing: Laundering | None = None
-    kept: bool = True
-    sibling: int | None = None
-    odds: float | None = None
-    clues: PathClues | None = None
-    prior: float = 0.0
-    measure: float | None = None
-    support: float | None = None
-    passed_over: Mapping[int, str] = field(default_factory=dict)
 
 
 def place(family: Family, child: int, placed: Mapping[int, Placement]) -> Placement:
@@ -100,11 +72,6 @@ def place_again(family: Family, child: int, placed: Mapping[int, Placement]) -> 
     if placed[child].rule != "nearest":
         return placed[child]
     return _nearest(family, child, family.nearest(child), placed, branches(placed))
-
-
-def branches(placed: Mapping[int, Placement]) -> Children:
-    """Who was placed below whom."""
-    return children_of({child: decision.parents for child, decision in placed.items()})
 
 
 def with_support(
@@ -151,7 +118,7 @@ def _washed(
         family.members[child],
         [family.members[i] for i in others],
         compute=family.compute,
-        above={at: number[p] for i, at in number.items() if (p := _parent_of(i, placed)) in number},
+        above={at: number[p] for i, at in number.items() if (p := parent_of(i, placed)) in number},
     )
     if found is None or not found.done:
         return None
@@ -267,20 +234,6 @@ def _blended(family: Family, child: int, placed: Mapping[int, Placement]) -> Pla
     )
 
 
-def descends(member: int, ancestor: int, placed: Mapping[int, Placement]) -> bool:
-    """Whether a member comes from another by the decisions made so far."""
-    pending, seen = [member], set[int]()
-    while pending:
-        at = pending.pop()
-        if at == ancestor and at != member:
-            return True
-        if at in seen or at not in placed:
-            continue
-        seen.add(at)
-        pending += placed[at].parents
-    return False
-
-
 def _nearest(
     family: Family,
     child: int,
@@ -293,13 +246,13 @@ def _nearest(
     Each step of the path is weighed by its clues; the stop that explains all of them best is taken.
     """
     steps = path_steps(family, child, path_to(near[0], placed), placed, children)
-    stop, sure = _most_likely_stop([step.odds for step in steps])
+    stop, sure = most_likely_stop([step.odds for step in steps])
     parent = steps[stop].origin if stop < len(steps) else near[0]
     refused = steps[stop] if stop < len(steps) else None
     branch = _kept_branch(family, child, near, placed, children, parent, refused)
     if branch is not None:
         parent, steps, stop, sure = branch.via, [*steps[:stop], branch], stop + 1, branch.odds
-    told = refused or (steps[stop - 1] if steps else None)
+    told = branch or refused or (steps[stop - 1] if steps else None)
     return Placement(
         child=child,
         rule="nearest",
@@ -311,70 +264,6 @@ def _nearest(
         prior=told.prior if told else 0.0,
         passed_over={} if refused is None else {refused.via: _refusal(refused)},
     )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PathStep:
-    """One step of a path held against a child: log-odds that the child keeps it.
-
-    `odds` are those of the clues and the `prior`, which the shape of the tree gives.
-    """
-
-    origin: int
-    via: int
-    clues: PathClues
-    prior: float
-    odds: float
-
-
-def path_steps(
-    family: Family,
-    child: int,
-    path: Sequence[int],
-    placed: Mapping[int, Placement],
-    children: Children,
-) -> list[PathStep]:
-    """Each step of a path held against a child: how likely it is that the child keeps it."""
-    return [
-        _step(family, child, via=via, origin=origin, placed=placed, children=children)
-        for origin, via in pairwise(path)
-    ]
-
-
-def _step(
-    family: Family,
-    child: int,
-    *,
-    via: int,
-    origin: int,
-    placed: Mapping[int, Placement],
-    children: Children,
-) -> PathStep:
-    clues = path_clues(
-        family.members,
-        family.sample,
-        child=child,
-        via=via,
-        origin=origin,
-        others=_others(family, child, via, origin, placed),
-    )
-    prior = attachment(child, via=via, origin=origin, children=children)
-    odds = child_scorer().log_odds(clues) + prior
-    return PathStep(origin=origin, via=via, clues=clues, prior=prior, odds=odds)
-
-
-def _most_likely_stop(odds: Sequence[float]) -> tuple[int, float]:
-    """How many steps are kept, and the log-odds of that against the next best number.
-
-    If the child branched off after step j, the steps up to j are kept and those behind it are not:
-    against no step kept, the log-likelihood is the sum of the first j log-odds.
-    """
-    sums = [0.0]
-    for step in odds:
-        sums.append(sums[-1] + step)
-    best = max(range(len(sums)), key=sums.__getitem__)
-    others = [value for j, value in enumerate(sums) if j != best]
-    return best, sums[best] - max(others) if others else 0.0
 
 
 def _kept_branch(
@@ -394,11 +283,12 @@ def _kept_branch(
         i
         for i in near[1:MAX_RIVALS]
         if i != refused.via
-        and _parent_of(i, placed) == parent
+        and parent_of(i, placed) == parent
         and family.geometry.square_distance(child, i) < own
     ]
     steps = [
-        _step(family, child, via=i, origin=parent, placed=placed, children=children) for i in rivals
+        path_step(family, child, via=i, origin=parent, placed=placed, children=children)
+        for i in rivals
     ]
     best = max(steps, key=lambda step: step.odds, default=None)
     return best if best is not None and best.odds > 0 else None
@@ -419,36 +309,3 @@ def _hidden_sibling(refused: PathStep | None, placed: Mapping[int, Placement]) -
 def _refusal(step: PathStep) -> str:
     clues = step.clues
     return f"a sibling: log-odds {step.odds:+.1f}, {clues.own:.2f} of its own path kept"
-
-
-def path_to(member: int, placed: Mapping[int, Placement]) -> list[int]:
-    """Ancestors of a member down to itself; of a merge, through the parent of the largest share."""
-    path = [member]
-    while (above := _parent_of(path[0], placed)) is not None and len(path) < MAX_PATH:
-        path.insert(0, above)
-    return path
-
-
-def _parent_of(member: int, placed: Mapping[int, Placement]) -> int | None:
-    decision = placed.get(member)
-    return decision.parents[0] if decision is not None and decision.parents else None
-
-
-def _others(
-    family: Family, child: int, via: int, origin: int, placed: Mapping[int, Placement]
-) -> list[int]:
-    """Members from the same origin that stand for shared data, nearest to `via` first.
-
-    Later ones too, once they are placed: what they have in common is known whoever came first.
-    """
-    squares = family.geometry.square_distance
-    found = [
-        i
-        for i, decision in placed.items()
-        if i not in (via, origin, child)
-        and decision.rule in TRAINED
-        and origin in (above := path_to(i, placed))
-        and via not in above
-        and child not in above
-    ]
-    return sorted(found, key=lambda i: squares(i, via))[:MAX_OTHERS]

@@ -11,9 +11,9 @@ from families import Weights, fresh, lora, published, specimens_of, trained, who
 
 from modelkin.lineage.compute import Compute
 from modelkin.lineage.infer.crowd import KnownParent, infer_crowd, resident
+from modelkin.lineage.infer.decision import Placement
 from modelkin.lineage.infer.engine import Inference, infer_bucket
 from modelkin.lineage.infer.hidden import insert_hidden
-from modelkin.lineage.infer.placement import Placement
 from modelkin.lineage.infer.specimen import Specimen
 from modelkin.lineage.records import Relation
 

@@ -25,14 +25,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelkin.lineage.compute import Compute
+from modelkin.lineage.infer.decision import Placement, descends
 from modelkin.lineage.infer.family import Family, assemble, mixture_of
-from modelkin.lineage.infer.placement import (
-    Placement,
-    _most_likely_stop,
-    descends,
-    place,
-    place_again,
-)
+from modelkin.lineage.infer.likelihood import child_scorer
+from modelkin.lineage.infer.path_steps import most_likely_stop
+from modelkin.lineage.infer.placement import place, place_again
 
 CPU = Compute(device="cpu")
 RULES = {
@@ -220,7 +217,7 @@ def chances(odds: Sequence[float]) -> list[float]:
 
 @given(odds=st.lists(st.floats(-6, 6), max_size=12))
 def test_the_most_likely_stop_is_the_one_of_the_highest_chance(odds: list[float]) -> None:
-    stop, sure = _most_likely_stop(odds)
+    stop, sure = most_likely_stop(odds)
     every = chances(odds)
     assert every[stop] == pytest.approx(max(every), rel=1e-9)
     second = sorted(every)[-2] if odds else every[stop]
@@ -229,7 +226,7 @@ def test_the_most_likely_stop_is_the_one_of_the_highest_chance(odds: list[float]
 
 @given(odds=st.lists(st.floats(0.01, 6), max_size=12))
 def test_a_path_of_which_every_step_is_kept_is_followed_to_its_end(odds: list[float]) -> None:
-    assert _most_likely_stop(odds)[0] == len(odds)
+    assert most_likely_stop(odds)[0] == len(odds)
 
 
 @given(
@@ -237,15 +234,15 @@ def test_a_path_of_which_every_step_is_kept_is_followed_to_its_end(odds: list[fl
     after=st.lists(st.floats(-6, -0.01), min_size=1, max_size=4),
 )
 def test_steps_that_are_not_kept_end_the_path(before: list[float], after: list[float]) -> None:
-    assert _most_likely_stop([*before, *after])[0] == len(before)
+    assert most_likely_stop([*before, *after])[0] == len(before)
 
 
 def test_a_doubtful_step_is_taken_when_later_ones_are_surely_kept() -> None:
     """A child of the end of a path keeps all of it: each step bears witness for those before."""
-    assert _most_likely_stop([-0.1])[0] == 0
-    assert _most_likely_stop([-0.1, 5.0])[0] == 2
-    assert _most_likely_stop([5.0, -0.1, 5.0])[0] == 3
-    assert _most_likely_stop([5.0, -4.0, 1.0]) == (1, pytest.approx(3.0))
+    assert most_likely_stop([-0.1])[0] == 0
+    assert most_likely_stop([-0.1, 5.0])[0] == 2
+    assert most_likely_stop([5.0, -0.1, 5.0])[0] == 3
+    assert most_likely_stop([5.0, -4.0, 1.0]) == (1, pytest.approx(3.0))
 
 
 @pytest.mark.parametrize("dated", [True, False])
@@ -322,6 +319,9 @@ def test_a_branch_that_is_kept_is_found_behind_a_nearer_one_that_is_not(seed: in
     assert told.odds is not None
     assert told.odds > 0
     assert [family.members[i].node for i in told.passed_over] == ["alike"]
+    # The clues are those of the step that was kept, and speak for it.
+    assert told.clues is not None
+    assert child_scorer().log_odds(told.clues) + told.prior == pytest.approx(told.odds)
 
 
 def line(*parents: tuple[int, ...]) -> dict[int, Placement]:
