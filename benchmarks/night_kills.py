@@ -19,6 +19,7 @@ import random
 import signal
 import sys
 import tempfile
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -133,21 +134,32 @@ class _Trial:
 
 
 def _forked(work: Callable[..., Any], *arguments: Any) -> Any:
-    """What `work` returns in a child, None when the child was killed. Imports are paid once."""
+    """What `work` returns in a child, None when the child was killed. Imports are paid once.
+
+    Raises
+    ------
+    RuntimeError : the child ended by itself without an answer: a fault, and no kill.
+    """
     here, there = multiprocessing.Pipe(duplex=False)
     child = os.fork()
     if child == 0:
         try:
             there.send(work(*arguments))
-        finally:
-            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
     there.close()
     try:
-        return here.recv()
+        answer = here.recv()
     except EOFError:
+        answer = None
+    _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
         return None
-    finally:
-        os.waitpid(child, 0)
+    if status != 0:
+        raise RuntimeError(f"a night ended with status {status}, and was not killed")
+    return answer
 
 
 def _published(store: Path) -> Any:

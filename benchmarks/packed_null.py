@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import shutil
 import tempfile
 from collections import defaultdict
@@ -37,7 +38,10 @@ from modelkin.lineage.infer.specimen import Specimen
 from modelkin.lineage.records import Relation
 from modelkin.scanners.sources.folder import FolderSource
 
-FORMATS = ("Q8_0", "Q4_0", "gptq-act", "nf4", "fp8", "w4a16", "mlx-4", "mlx-3", "mlx-2")
+FORMATS = (
+    *("Q8_0", "Q4_0", "MXFP4", "gptq-act", "nf4", "fp4", "fp8"),
+    *("w4a16", "mlx-4", "mlx-3", "mlx-2"),
+)
 CONFIDENCES = (0.0, 0.5, 0.8, 0.9, 0.97, 1.01)
 
 
@@ -46,7 +50,8 @@ class Case:
     """One copy against one set of candidates.
 
     `right` is the node that may be named, None where none may; `nearest` the pull of the nearest
-    candidate to any other: the largest share with its standard error.
+    candidate to any other: the largest share with its standard error; `ratio` that of the source,
+    whether it was named or not.
     """
 
     label: str
@@ -84,7 +89,7 @@ def cases(
             named=edge.parent if edge else None,
             relation=str(edge.relation) if edge else None,
             confidence=edge.confidence if edge else 0.0,
-            ratio=fits[0].ratio,
+            ratio=next((one.ratio for one in fits if one.parent.node == source), math.nan),
             drawn=max(told),
         )
 
@@ -125,7 +130,7 @@ def report(found: Sequence[Case]) -> None:
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for label, held in by_label.items():
         there, gone = ([c for c in held if c.present is at] for at in (True, False))
-        ratios = [c.ratio for c in there if c.named == c.right]
+        ratios = [c.ratio for c in there if not math.isnan(c.ratio)]
         false = sum(c.named is not None and c.named != c.right for c in gone)
         right = sum(c.named is not None and c.named == c.right for c in gone)
         exact = sum(c.named == c.right and c.relation == Relation.QUANTIZED for c in there)

@@ -31,7 +31,6 @@ Float64 = NDArray[np.float64]
 POSITIONS = 8
 LEAST_PROMPTS = 8
 LEAST_NULL = 40
-FDR = 0.05
 _TINY = 1e-12
 
 

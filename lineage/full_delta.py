@@ -140,7 +140,7 @@ class FullComparison:
     _readers: list[Tensor] = field(default_factory=list)
 
     def add(self, a: StoredTensor, b: StoredTensor) -> TensorDelta:
-        """Compare one tensor of both models.
+        """Compare one tensor of both models; one with NaN or infinite weights counts for nothing.
 
         Raises
         ------
@@ -156,6 +156,9 @@ class FullComparison:
         if first.shape != second.shape:
             raise NotComparable(f"{a.name}: {a.shape} against {b.shape}")
         sums = _summed(first, second, a, b)
+        if not math.isfinite(sums.delta):
+            # It says nothing, and would silence what all the others say.
+            return _delta(a, b, sums)
         self._whole.add(sums)
         found = self._spectrum(a.key, first.sub_(second), _delta(a, b, sums), sums)
         self._found.append(found)
@@ -241,8 +244,9 @@ def _widened(one: StoredTensor, device: str) -> Tensor:
 
 def _spacings(one: StoredTensor, values: Tensor, start: int) -> Tensor:
     """(n,) float32 spacing of the stored type at a chunk of the flattened values."""
-    if one.step is not None and not one.transposed:
-        return torch.from_numpy(one.step[start : start + len(values)]).to(values.device)
+    if one.step is not None:
+        steps = one.step.reshape(one.shape).T.reshape(-1) if one.transposed else one.step
+        return torch.from_numpy(steps[start : start + len(values)]).to(values.device)
     grid = float_grid(one.dtype)
     if grid is None:
         return torch.ones_like(values)
@@ -296,7 +300,7 @@ def _delta(a: StoredTensor, b: StoredTensor, sums: _Sums) -> TensorDelta:
         same_share=sums.same / count,
         zeros_a=sums.zeros_a / count,
         zeros_b=sums.zeros_b / count,
-        rounding_ratio=sums.ratio if sums.delta > 0 else 0.0,
+        rounding_ratio=0.0 if sums.delta == 0 else sums.ratio,
     )
 
 

@@ -16,6 +16,7 @@ from ..lineage.behaviour import (
 )
 from ..lineage.compute import Compute
 from ..lineage.errors import MalformedFile, RegistryError
+from ..lineage.infer.disjoint import DisjointSets
 from ..store.facts import BehaviourRow, FingerprintRow
 from ..store.registry import Registry
 from ..store.sketches import RawArray
@@ -114,15 +115,9 @@ def _load(registry: Registry, row: FingerprintRow) -> Float32:
 
 def _families(registry: Registry, names: list[str]) -> list[int]:
     """A number for each model; those that hang together by weights or by claim share theirs."""
-    head = list(range(len(names)))
-
-    def root(at: int) -> int:
-        while head[at] != at:
-            at = head[at]
-        return at
-
+    sets = DisjointSets()
     owner: dict[str, int] = {}
     for at, name in enumerate(names):
         for one in (name, *(kin.model for kin in registry.ancestors(name))):
-            head[root(at)] = root(owner.setdefault(one, at))
-    return [root(at) for at in range(len(names))]
+            sets.join(at, owner.setdefault(one, at))
+    return [sets.find(at) for at in range(len(names))]

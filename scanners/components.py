@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from ..lineage.errors import FormatError, UnsupportedFormat
 from ..lineage.infer.components import component_key
 from ..lineage.records import ModelInfo
 from ..lineage.sketch.sketch import Sketch, SketchBlock
@@ -42,27 +43,38 @@ async def with_components(
     info: ModelInfo,
     *,
     traffic: Traffic,
-) -> Sketch:
+) -> tuple[Sketch, FormatError | None]:
     """The sketch of a pipeline with a few spans of each of its other models.
 
     Each is a model of its own and has the bytes and requests of one, of which it uses few.
 
+    Returns
+    -------
+    The sketch, and what the first of them failed with that is damaged: it is left out, as is
+    silently one of a kind that is not decoded.
+
     Raises
     ------
-    FormatError : the files of one of them contradict themselves.
+    TransientError, AccessDenied : one was not handed out; the visit is repeated.
     """
     blocks = dict(sketch.blocks)
+    failed: FormatError | None = None
     bare = replace(info, config={})
     for name, layout in layouts.items():
         own = Traffic()
         try:
             weights = await map_weights(source, bare, layout, traffic=own)
             part = await read_sketch(weights, traffic=own, spans=PART_SPANS)
+        except UnsupportedFormat:
+            continue
+        except FormatError as error:
+            failed = failed or error
+            continue
         finally:
             traffic.add(requests=own.requests, size=own.bytes)
         held = (_renamed(block, name) for block in part)
         blocks |= {block.name: block for block in held}
-    return Sketch(plan=sketch.plan, blocks=blocks, packing=sketch.packing)
+    return Sketch(plan=sketch.plan, blocks=blocks, packing=sketch.packing), failed
 
 
 def _renamed(block: SketchBlock, component: str) -> SketchBlock:

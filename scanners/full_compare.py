@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -91,7 +92,11 @@ async def compare_full(
             if at + 1 < len(shared):
                 ahead = asyncio.create_task(_pair(first, second, shared[at + 1]))
             if pair is not None:
-                watch(await asyncio.to_thread(comparison.add, *pair))
+                found = await asyncio.to_thread(comparison.add, *pair)
+                if math.isfinite(found.distance):
+                    watch(found)
+                else:
+                    skipped[str(key)] = "NaN or infinite weights"
             del pair
     finally:
         ahead.cancel()

@@ -193,13 +193,11 @@ class Visitor:
             raise _NotSketched(Outcome.SKIPPED, "another shape")
         work.stage = "sketch"
         sketch = await read_sketch(weights, traffic=traffic)
-        try:
-            sketch = await with_components(
-                sketch, work.components, self.source, work.info, traffic=traffic
-            )
-        except FormatError as error:
-            # The model that the pipeline is placed by was read; one of the others is damaged.
-            work.blemish = work.blemish or error
+        sketch, failed = await with_components(
+            sketch, work.components, self.source, work.info, traffic=traffic
+        )
+        # The model that the pipeline is placed by was read, whatever became of the others.
+        work.blemish = work.blemish or failed
         work.facts = self._keep(work, sketch)
         if digest is not None and work.blemish is None:
             self.known[digest] = work.facts

@@ -84,7 +84,9 @@ def _copy(source: Path, partial: Path, *, manifest: SnapshotManifest) -> None:
     # Columns of a later migration stay empty until it runs over the copied rows.
     steps = {step.name: step.version for step in known_migrations()}
     fresh_database(partial, upto=max(steps[name] for name in manifest.schema))
-    with duckdb.connect() as connection:
+    # In memory, DuckDB would spill into the folder that the user stands in.
+    spill = partial.with_name(f"{partial.name}.tmp")
+    with duckdb.connect(config={"temp_directory": str(spill)}) as connection:
         connection.execute("SET autoload_known_extensions = false")
         connection.execute("SET autoinstall_known_extensions = false")
         with (

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from ..records import InferredEdge, Relation, RoleKey
-from .specimen import Block, Specimen
+from .specimen import Block, Specimen, comparable, same_up_to_cast
 
 _PREFIX = "component:"
 
@@ -85,9 +85,9 @@ def _verdict(
     theirs: Mapping[str, Block] | None,
     first: Mapping[str, str],
 ) -> str:
-    digest = _digest(mine)
-    if theirs is not None and _digest(theirs) == digest:
+    if theirs is not None and _are_equal(mine, theirs):
         return "same"
+    digest = _digest(mine)
     origin = first.get(digest, child)
     if origin != child:
         return f"as in {origin}"
@@ -97,8 +97,18 @@ def _verdict(
     return "changed" if alike else "replaced"
 
 
+def _are_equal(mine: Mapping[str, Block], theirs: Mapping[str, Block]) -> bool:
+    """Whether nothing but a cast parts two components."""
+    return mine.keys() == theirs.keys() and all(
+        block.shape == theirs[name].shape
+        and comparable(block, theirs[name])
+        and bool(same_up_to_cast(block, theirs[name]).all())
+        for name, block in mine.items()
+    )
+
+
 def _digest(blocks: Mapping[str, Block]) -> str:
-    """sha256 of the weights, whatever type they are stored in."""
+    """sha256 of the weights as they are after their type's rounding."""
     digest = hashlib.sha256()
     for name in sorted(blocks):
         digest.update(name.encode())

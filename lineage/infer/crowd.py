@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from ..compute import Compute
 from ..records import Clue, InferredEdge, RejectedParent, Relation
 from .circles import settled_edge, without_circles
+from .components import tell_components
 from .crowd_order import crowd_order
 from .decision import Placement
 from .edges import edges_of, runners_up
@@ -312,7 +313,7 @@ def _place(crowd: _Crowd, child: int, near: Sequence[int], rank: Ints) -> None:
     decision = place(family, last, placed)
     placed[last] = decision
     clues = {p: _kin_clue(crowd, one, members[p]) for p in decision.parents}
-    crowd.edges += edges_of(family, decision, placed, clues)
+    crowd.edges += tell_components(edges_of(family, decision, placed, clues), members)
     crowd.rejected += runners_up(family, decision)
     back = {at: i for i, at in local.items()}
     crowd.placed[child] = _renumbered(decision, back)

@@ -28,8 +28,6 @@ RUNNERS = 3
 # errors are made up for by later columns (GPTQ) or scales are searched for (AWQ).
 ROUNDING_RATIO = 1.25
 SOLVED_RATIO = 4.0
-# bitsandbytes cuts FP4 elsewhere than in the middle between two values: 1.54 with the true source.
-UNEVEN_RATIO = 2.0
 SOLVERS = frozenset({"gptq", "awq", "compressed-tensors", "auto-round"})
 # A model this near to what a packed file decodes to was decoded from it.
 DECODED_RATIO = 0.05
@@ -255,10 +253,7 @@ def _by_date(one: Specimen) -> tuple[float, str]:
 
 def rounding_limit(child: Specimen) -> float:
     """The ratio up to which a residual is rounding, by how the format's files are made."""
-    kind = child.packing.get("format")
-    if kind == "bitsandbytes":
-        return UNEVEN_RATIO
-    return SOLVED_RATIO if kind in SOLVERS else ROUNDING_RATIO
+    return SOLVED_RATIO if child.packing.get("format") in SOLVERS else ROUNDING_RATIO
 
 
 def is_packed(one: Specimen) -> bool:

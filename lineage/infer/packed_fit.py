@@ -27,7 +27,7 @@ from ..sketch.sketch import complete_rows
 from ..statistics import benjamini_hochberg
 from .alignment import unit_norm
 from .kinship import FDR, MIN_AGREEMENT
-from .specimen import Block, Specimen, comparable
+from .specimen import Block, Specimen, comparable, same_up_to_cast
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
@@ -290,7 +290,6 @@ def _kept(child: Specimen, other: Specimen) -> float:
         theirs = other.blocks.get(name)
         if mine.step is not None or theirs is None or not comparable(mine, theirs):
             continue
-        bound = 0 if mine.dtype == theirs.dtype else mine.half_ulp + theirs.half_ulp
-        same += int(np.count_nonzero(np.abs(mine.values - theirs.values) <= bound))
+        same += int(np.count_nonzero(same_up_to_cast(mine, theirs)))
         total += mine.values.size
     return same / total if total else 1.0

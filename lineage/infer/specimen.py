@@ -192,6 +192,13 @@ def content_key(one: Specimen) -> str:
     return digest.hexdigest()
 
 
+def same_up_to_cast(mine: Block, theirs: Block) -> NDArray[np.bool_]:
+    """(n,) which weights of two comparable blocks no more than a cast can part."""
+    bound = 0 if mine.dtype == theirs.dtype else mine.half_ulp + theirs.half_ulp
+    same: NDArray[np.bool_] = np.abs(mine.values - theirs.values) <= bound
+    return same
+
+
 def is_narrowed(child: Specimen, parent: Specimen) -> bool:
     """Whether a cast to the child's type cost the parent's weights something."""
     pairs = [(child.blocks[n], parent.blocks[n]) for n in child.matrices() if n in parent.blocks]

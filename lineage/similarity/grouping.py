@@ -26,7 +26,7 @@ def group_queries(queries: Tensor) -> list[Ints]:
     Notes
     -----
     Leaders: a query without a group gathers all others that are nearer to it than half of its
-    distance from the mean of all. O(q w) a group, `MOST` groups at most.
+    distance from the mean of all. O(q w) a leader, `MOST` leaders at most.
     """
     away = queries - queries.mean(0)
     reach = torch.linalg.vector_norm(away, dim=1) / 2
@@ -34,8 +34,10 @@ def group_queries(queries: Tensor) -> list[Ints]:
     found: list[Ints] = []
     alone: list[Ints] = []
     for leader in range(len(queries)):
-        if not free[leader] or len(found) >= MOST:
+        if not free[leader]:
             continue
+        if len(found) + len(alone) >= MOST:
+            break
         near = torch.linalg.vector_norm(away - away[leader], dim=1) <= reach[leader]
         members = (near & free).nonzero()[:, 0]
         free[members] = False

@@ -135,7 +135,8 @@ def adapter_weights(specs: Mapping[str, TensorSpec], config: Mapping[str, Any]) 
     weights: dict[str, Weight] = {}
     ranks: Counter[int] = Counter()
     skipped: Counter[str] = Counter()
-    kind = "dora" if config.get("use_dora") else "lora"
+    stated = bool(config.get("use_dora"))
+    kind = "dora" if stated else "lora"
     for (belongs, module), held in modules.items():
         flat = all(len(spec.shape) == 2 for side, spec in held.items() if side in ("in", "out"))
         if not {"in", "out"} <= held.keys() or not flat:
@@ -146,7 +147,7 @@ def adapter_weights(specs: Mapping[str, TensorSpec], config: Mapping[str, Any]) 
         kind = "dora" if weight.magnitude is not None else kind
         if belongs != part:
             skipped[belongs] += 1
-        elif kind == "dora" and (weight.magnitude is None or weight.transposed):
+        elif weight.transposed if weight.magnitude is not None else stated:
             skipped["dora"] += 1
         else:
             weights[weight.name] = weight

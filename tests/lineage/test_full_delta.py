@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -124,3 +126,20 @@ def test_other_shapes_are_not_compared_and_nothing_is_no_distance() -> None:
     assert zero.cosine is None
     endless = comparison.add(stored(np.full((4, 4), np.inf, np.float32)), stored(drawn(1, 4, 4)))
     assert endless.relative_distance is None
+    assert endless.rounding_ratio is None
+    assert comparison.result().weights == 16
+    assert comparison.result().rounding_ratio is not None
+
+
+def test_a_step_of_a_transposed_tensor_lies_with_its_weights() -> None:
+    weights, step = drawn(2, 6, 4), np.linspace(0.1, 0.9, 24, dtype=np.float32)
+    packed = np.round(weights.reshape(-1) / step).reshape(6, 4) * step.reshape(6, 4)
+    told = []
+    for transposed in (False, True):
+        comparison = FullComparison(compute=Compute(device="cpu"))
+        mine = stored(packed.astype(np.float32), transposed=transposed)
+        own = step.reshape(6, 4).T.reshape(-1) if transposed else step
+        mine = replace(mine, step=np.ascontiguousarray(own))
+        told.append(comparison.add(mine, stored(weights, transposed=transposed)))
+    assert told[0].same_share == told[1].same_share == 1.0
+    assert told[0].rounding_ratio == pytest.approx(told[1].rounding_ratio)

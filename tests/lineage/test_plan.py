@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+from importlib import resources
 
 import pytest
 from families import SMALL, Size, shapes_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from modelkin.lineage import architectures
 from modelkin.lineage.architectures.roles import assign_roles
 from modelkin.lineage.records import RoleKey
 from modelkin.lineage.sketch.plan import (
     GROUP,
+    PLAN_VERSION,
     Span,
     choose_places,
     is_matrix,
@@ -25,6 +29,8 @@ from modelkin.lineage.sketch.plan import (
 Shapes = dict[str, tuple[int, ...]]
 BUDGET = 2_000_000
 REQUESTS = 40
+ROLES = ("spans-3", "3f16e075fa276c1b")
+"""A plan and the tables of roles that it was made with; one never changes without the other."""
 
 
 def llama(layers: int, hidden: int, inner: int, *, kv: int, vocabulary: int) -> Shapes:
@@ -368,3 +374,13 @@ def test_shapes_of_one_width_and_the_same_roles_are_kindred() -> None:
     for other in (wider, gated, digest):
         assert not kindred_shapes(whole, other)
         assert not kindred_shapes(other, whole)
+
+
+def test_other_roles_are_another_plan() -> None:
+    """Sketches of one plan are compared: a role more or less moves the spans of a model."""
+    folder = resources.files(architectures)
+    tables = sorted(one.name for one in folder.iterdir() if one.name.endswith(".json"))
+    digest = hashlib.sha256()
+    for name in tables:
+        digest.update(name.encode() + folder.joinpath(name).read_bytes())
+    assert (PLAN_VERSION, digest.hexdigest()[:16]) == ROLES

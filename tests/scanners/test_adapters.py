@@ -139,6 +139,18 @@ def test_lengths_of_rows_stand_beside_the_change() -> None:
         opened(broken, {})
 
 
+@pytest.mark.parametrize("first", [0, 1])
+def test_one_module_with_lengths_says_nothing_of_the_others(first: int) -> None:
+    other = NAME.replace("layers.0", "layers.1")
+    modules = [
+        {**PEFT, f"base_model.model.{NAME}.lora_magnitude_vector": torch.ones(24)},
+        {name.replace(NAME, other): 2 * tensor for name, tensor in PEFT.items()},
+    ]
+    file, _ = opened({**modules[first], **modules[1 - first]}, {"lora_alpha": 8})
+    assert set(file.weights) == {f"{NAME}.weight", f"{other}.weight"}
+    assert file.skipped == {}
+
+
 def test_without_their_lengths_changes_of_this_kind_are_not_known() -> None:
     file, _ = opened(PEFT, {"use_dora": True})
     assert file.weights == {}

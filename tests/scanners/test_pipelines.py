@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from small_models import (
     CONFIG,
     Weights,
@@ -178,6 +178,38 @@ def test_a_pipeline_with_another_text_encoder_is_no_copy(tmp_path: Path) -> None
     ((relation, components),) = told_components(tmp_path / "store").values()
     assert relation == "finetune"
     assert components == {"text_encoder": "changed", "vae": "same"}
+
+
+def test_a_cast_of_a_pipeline_is_a_copy_in_a_bucket_of_any_size(tmp_path: Path) -> None:
+    base = {"unet": (1, 0, 0.0), "text_encoder": (2, 0, 0.0), "vae": (3, 0, 0.0)}
+    root, store = tmp_path / "models", tmp_path / "store"
+    write_pipeline(root / "lab/pipe", base)
+    write_pipeline(root / "ann/half", base)
+    write_pipeline(root / "bob/words", {**base, "text_encoder": (2, 6, 0.005)})
+    for path in (root / "ann/half").rglob("*.safetensors"):
+        save_file({n: t.half() for n, t in load_file(path).items()}, path)
+    scan_once(store, FolderSource(root))
+    for large in (1_000, 1):
+        infer_once(store, large=large)
+        told = told_components(store)
+        words = next(found for edge, found in told.items() if "bob/words" in edge)
+        assert words == ("finetune", {"text_encoder": "changed", "vae": "same"})
+        half = next(found for edge, found in told.items() if edge == {"lab/pipe", "ann/half"})
+        assert half == ("copy", {"text_encoder": "same", "vae": "same"})
+
+
+def test_a_part_of_no_known_kind_costs_only_itself(tmp_path: Path) -> None:
+    base = {"unet": (1, 0, 0.0), "text_encoder": (2, 0, 0.0), "vae": (3, 0, 0.0)}
+    root, store = tmp_path / "models", tmp_path / "store"
+    write_pipeline(root / "lab/pipe", base)
+    write_pipeline(root / "bob/odd", base)
+    (root / "bob/odd/aux").mkdir()
+    save_file({"steps": torch.zeros(4, dtype=torch.int32)}, root / "bob/odd/aux/model.safetensors")
+    scan_once(store, FolderSource(root))
+    infer_once(store)
+    assert coverage(store, 1)["bob/odd"].outcome == "ok"
+    ((relation, components),) = told_components(store).values()
+    assert (relation, components) == ("copy", {"text_encoder": "same", "vae": "same"})
 
 
 def test_a_damaged_part_is_said_and_the_pipeline_is_placed(pipelines: Path) -> None:
