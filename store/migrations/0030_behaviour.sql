@@ -43,19 +43,30 @@ COMMENT ON COLUMN internal.behaviour.p_value IS 'Share of those that are at leas
 COMMENT ON COLUMN internal.behaviour.q_value IS 'p-value after false-discovery control over the pairs';
 COMMENT ON COLUMN internal.behaviour.scan IS 'Scan that wrote it';
 
+-- Ancestors are looked up for the models of this table alone: the closure has millions of rows, and
+-- joined to itself it would fill the disk.
 CREATE VIEW v1.behavioural_kin AS
+WITH read AS MATERIALIZED (SELECT DISTINCT model FROM internal.behaviour),
+above AS MATERIALIZED (
+    SELECT k.ancestor, k.descendant FROM internal.closure k JOIN read r ON r.model = k.descendant
+),
+same_family AS MATERIALIZED (
+    SELECT DISTINCT b.model, b.other FROM internal.behaviour b
+    JOIN above k ON k.descendant = b.model
+    JOIN above l ON l.descendant = b.other AND l.ancestor = k.ancestor
+)
 SELECT m.name AS model, o.name AS other, b.debiased_cka, b.cka, b.p_value, b.q_value, b.null_pairs,
     b.n, b.prompt_set, b.version,
-    CASE WHEN EXISTS (SELECT 1 FROM internal.closure k WHERE k.ancestor = b.other AND k.descendant = b.model)
-            THEN 'ancestor'
-        WHEN EXISTS (SELECT 1 FROM internal.closure k WHERE k.ancestor = b.model AND k.descendant = b.other)
-            THEN 'descendant'
-        WHEN EXISTS (SELECT 1 FROM internal.closure k JOIN internal.closure l ON l.ancestor = k.ancestor
-            WHERE k.descendant = b.model AND l.descendant = b.other) THEN 'same family' END AS kin,
+    CASE WHEN up.ancestor IS NOT NULL THEN 'ancestor'
+        WHEN down.ancestor IS NOT NULL THEN 'descendant'
+        WHEN f.model IS NOT NULL THEN 'same family' END AS kin,
     b.scan
 FROM internal.behaviour b
 JOIN internal.models m ON m.id = b.model
-JOIN internal.models o ON o.id = b.other;
+JOIN internal.models o ON o.id = b.other
+LEFT JOIN above up ON up.ancestor = b.other AND up.descendant = b.model
+LEFT JOIN above down ON down.ancestor = b.model AND down.descendant = b.other
+LEFT JOIN same_family f ON f.model = b.model AND f.other = b.other;
 COMMENT ON VIEW v1.behavioural_kin IS 'Of each model whose hidden states were read, the others that see the same prompts most alike; a second opinion and never on its own an edge';
 COMMENT ON COLUMN v1.behavioural_kin.model IS 'Name of the model';
 COMMENT ON COLUMN v1.behavioural_kin.other IS 'Name of the other';
