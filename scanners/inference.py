@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from ..lineage.compute import Compute
 from ..lineage.errors import MalformedFile, RegistryError
 from ..lineage.infer.across import infer_across
+from ..lineage.infer.across_siblings import doubtful, outweighing
 from ..lineage.infer.adapters import place_adapters
 from ..lineage.infer.circles import settled_edge, without_circles
 from ..lineage.infer.engine import CODE_VERSION, Inference, infer_bucket
@@ -76,7 +77,7 @@ def infer_store(
         work.infer(buckets[key], originals)
         watch.step(key)
     adapters = work.in_view(registry.sketched(formats=ADAPTER_FORMATS))
-    found = work.with_adapters([*work.found, _across_buckets(work)], adapters)
+    found = work.with_adapters(_with_other_shapes(work), adapters)
     _store(registry, found, work, scan=scan, now=now)
     rows = sum(len(bucket) for bucket in buckets.values()) + len(adapters)
     return InferenceReport(
@@ -104,6 +105,7 @@ class _Work:
     whole: set[str] = field(default_factory=set)
     found: list[Inference] = field(default_factory=list)
     decided: set[str] = field(default_factory=set)
+    groups: list[list[Specimen]] = field(default_factory=list)
     orphans: list[Specimen] = field(default_factory=list)
     candidates: list[Specimen] = field(default_factory=list)
     unreadable: dict[str, str] = field(default_factory=dict)
@@ -128,6 +130,7 @@ class _Work:
         plain = [one for one in group if not is_packed(one)]
         self.orphans += [one for one in plain if one.node not in children]
         self.candidates += plain
+        self.groups.append(plain)
 
     def _infer_large(self, rows: Sequence[SketchRow]) -> None:
         report = infer_large(
@@ -186,9 +189,30 @@ class _Work:
         return [*named, Inference(edges=tuple(placed))]
 
 
-def _across_buckets(work: _Work) -> Inference:
-    """Parents of another shape, for models that have none of their own."""
-    known = [edge for one in work.found for edge in one.edges]
+def _with_other_shapes(work: _Work) -> list[Inference]:
+    """What was found inside the buckets, and parents of another shape: of models that have none of
+    their own, and of those whose own is only a sibling."""
+    first = _across_buckets(work, work.orphans)
+    inside = [edge for one in work.found for edge in one.edges]
+    asked = doubtful(work.groups, inside, first.edges)
+    if not asked:
+        return [*work.found, first]
+    moved = {one.node for one in asked}
+    again = _across_buckets(work, asked, without=moved)
+    proved = outweighing(again.edges)
+    settled = {edge.child for edge in proved}
+    kept = [
+        replace(one, edges=tuple(edge for edge in one.edges if edge.child not in settled))
+        for one in work.found
+    ]
+    return [*kept, first, replace(again, edges=tuple(proved))]
+
+
+def _across_buckets(
+    work: _Work, children: Sequence[Specimen], *, without: Collection[str] = ()
+) -> Inference:
+    """Parents of another shape; what is believed of the parents of `without` is left aside."""
+    known = [e for one in work.found for e in one.edges if e.child not in without]
     settled = [
         settled_edge(child, parent, Relation(relation))
         for child, parent, relation in work.believed
@@ -200,8 +224,8 @@ def _across_buckets(work: _Work) -> Inference:
     if len(candidates) > ACROSS_ALL:
         used = set(parents.values())
         candidates = [one for one in candidates if one.node in used]
-    with one_thread_if(len(work.orphans) < SMALL_BUCKET):
-        across = infer_across(work.orphans, candidates, compute=work.compute, parents=parents)
+    with one_thread_if(len(children) < SMALL_BUCKET):
+        across = infer_across(children, candidates, compute=work.compute, parents=parents)
     return Inference(
         edges=tuple(without_circles(across.edges, [*settled, *known])),
         rejected=across.rejected,

@@ -1,4 +1,5 @@
-"""Kin of another shape: layers taken out, put in or repeated, neurons or heads taken out.
+"""Kin of another shape: layers taken out, put in or repeated, neurons or heads taken out, or the
+same network in another layout.
 
 Related or not is decided as inside a bucket: the i-th hidden unit of a layer of one model against
 the i-th of a layer of the other, for every pair of layers, with shuffled units as the null
@@ -33,9 +34,10 @@ from ..statistics import benjamini_hochberg
 from .across_layers import Agreement, Layers, layers_of, measure_layers, upper_tail
 from .across_path import leave_siblings
 from .across_step import Step, days_between, depths_between, runs_forward, step_between
-from .alignment import Overlay, Site, overlay, roles_of, shape_signature
+from .alignment import Overlay, Site, depth, overlay, shape_signature
 from .evidence import sum_confidence
 from .kinship import FDR, MIN_AGREEMENT
+from .layouts import has_experts, layout_of, network_of, taken_apart
 from .specimen import Specimen
 
 FROZEN_SHARE = 0.1
@@ -64,13 +66,15 @@ class _Option:
     agreement: float
     p_value: float
     step: Step | None
+    size: int
 
     @property
-    def order(self) -> tuple[bool, float, float]:
-        """The best first: units in order, most weights unchanged, nearest."""
+    def order(self) -> tuple[bool, float, float, int]:
+        """The best first: units in order, most weights unchanged, nearest; of equals the largest,
+        for what was taken out of a smaller one was taken out of the larger as well."""
         laid = self.overlay
         share = laid.frozen_share if laid.frozen_share >= FROZEN_SHARE else 0.0
-        return not laid.in_order, -share, laid.relative
+        return not laid.in_order, -share, laid.relative, -self.size
 
 
 def infer_across(
@@ -100,7 +104,8 @@ def infer_across(
     O(n m) products of sampled layers for n children and m candidates, for each of at most 16
     shifts. Only models of one width of the residual stream are compared.
     """
-    mine, theirs = layers_of(children), layers_of(candidates)
+    mine = layers_of([taken_apart(one) for one in children])
+    theirs = layers_of([taken_apart(one) for one in candidates])
     if not mine.site or not theirs.site:
         return AcrossShapes()
     agreement = measure_layers(mine, theirs, compute=compute)
@@ -126,14 +131,14 @@ def _test_pairs(
     mine: Layers,
     theirs: Layers,
 ) -> dict[tuple[int, int], float]:
-    """One-sided p-value of each pair with the same roles and another shape, over its layers."""
+    """One-sided p-value of each pair of one network in another shape or layout."""
     shapes = [shape_signature(one) for one in candidates]
-    roles = [roles_of(one) for one in candidates]
+    networks = [network_of(one) for one in candidates]
     tests = {}
     for a, child in enumerate(children):
-        own, kind = shape_signature(child), roles_of(child)
+        own, network = shape_signature(child), network_of(child)
         for b, candidate in enumerate(candidates):
-            if roles[b] != kind or shapes[b] == own or candidate.node == child.node:
+            if networks[b] != network or shapes[b] == own or candidate.node == child.node:
                 continue
             z = agreement.z[np.ix_(mine.model == a, theirs.model == b)]
             if z.any():
@@ -156,7 +161,7 @@ def _options(
         sites, mean = _assign(agreement, mine, theirs, a, b)
         if not sites or mean < MIN_AGREEMENT:
             continue
-        laid = overlay(children[a], candidates[b], sites)
+        laid = overlay(taken_apart(children[a]), taken_apart(candidates[b]), sites)
         found[a].append(
             _Option(
                 candidate=b,
@@ -164,6 +169,7 @@ def _options(
                 agreement=mean,
                 p_value=p_values[a, b],
                 step=step_between(children[a], candidates[b], laid),
+                size=sum(depth(candidates[b]).values()),
             )
         )
     for a, options in found.items():
@@ -330,6 +336,9 @@ def _arrows(child: Specimen, parent: Specimen, option: _Option) -> tuple[Clue, .
     deeper, _ = depths_between(child, parent)
     told = "layers of the parent, repeated" if deeper else "layers or rows that the parent has more"
     clear = not deeper or not runs_forward(option.overlay)
+    if layout_of(child) != layout_of(parent):
+        clear = has_experts(child) and not has_experts(parent)
+        told = "one MLP, repeated as experts" if clear else "the same network, in another layout"
     found = [Clue(kind="size", statistic=told, value=1.0, llr=EXACT if clear else 0.0)]
     if days is not None:
         found.append(Clue(kind="time", statistic="days from parent to child", value=days, llr=TIME))

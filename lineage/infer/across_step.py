@@ -9,6 +9,7 @@ from typing import Any
 
 from ..records import Relation
 from .alignment import Overlay, depth, layered, removed_rows
+from .layouts import has_experts, layout_step
 from .specimen import Specimen
 
 
@@ -23,6 +24,9 @@ class Step:
 def step_between(child: Specimen, parent: Specimen, laid: Overlay) -> Step | None:
     """What leads from the candidate to the child; None where nothing does."""
     days = days_between(parent, child)
+    layout = layout_step(child, parent)
+    if layout is not None:
+        return _rewritten(child, parent, laid, layout, days)
     missing = removed_rows(child, parent)
     if missing is None or (days is not None and days <= 0):
         return None
@@ -45,6 +49,20 @@ def step_between(child: Specimen, parent: Specimen, laid: Overlay) -> Step | Non
     if missing or (runs_forward(laid) and days is None):
         return None
     return Step(relation=Relation.MERGE, detail={"method": "passthrough", "layers": layers})
+
+
+def _rewritten(
+    child: Specimen, parent: Specimen, laid: Overlay, layout: Mapping[str, str], days: float | None
+) -> Step | None:
+    """The same network in another layout; undated, only what all weights prove, or experts."""
+    if any(depths_between(child, parent)) or (days is not None and days <= 0):
+        return None
+    exact = laid.frozen == laid.sites.keys()
+    upcycled = has_experts(child) and not has_experts(parent)
+    if days is None and not upcycled and (has_experts(parent) or not exact):
+        return None
+    same = exact and has_experts(child) == has_experts(parent)
+    return Step(relation=Relation.COPY if same else Relation.FINETUNE, detail=layout)
 
 
 def days_between(parent: Specimen, child: Specimen) -> float | None:

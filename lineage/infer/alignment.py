@@ -92,11 +92,6 @@ def layered(one: Specimen) -> dict[Site, dict[str, Block]]:
     return found
 
 
-def roles_of(one: Specimen) -> frozenset[str]:
-    """Roles of the matrices inside the stacks: the same for a model and what was pruned from it."""
-    return frozenset(role for blocks in layered(one).values() for role in blocks)
-
-
 def depth(one: Specimen) -> dict[str, int]:
     """Number of layers of each stack: the last layer is always among the sampled ones."""
     deepest: dict[str, int] = {}

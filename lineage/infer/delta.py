@@ -7,7 +7,7 @@ before it is squared.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,6 +38,7 @@ class BlockDelta:
     """
 
     name: str
+    layer: int | None
     matrix: bool
     writer: bool
     count: int
@@ -85,9 +86,20 @@ class Delta:
         return bool(self.matrices) and not self.changed
 
     @property
+    def beside(self) -> tuple[BlockDelta, ...]:
+        """Blocks that lineage is not decided on: norms and sampled embedding rows."""
+        return tuple(b for b in self.blocks.values() if not b.matrix)
+
+    @property
     def same_elsewhere(self) -> bool:
         """Whether norms and sampled embedding rows are the parent's, up to a cast."""
-        return all(b.unchanged for b in self.blocks.values() if not b.matrix)
+        return all(b.unchanged for b in self.beside)
+
+    @property
+    def vanished_share(self) -> float:
+        """Share of the matrix weights that are zero in the child only."""
+        total = sum(b.count for b in self.matrices)
+        return sum(b.vanished for b in self.matrices) / total if total else 0.0
 
     @property
     def pruned_share(self) -> float:
@@ -124,6 +136,7 @@ def _compare_block(name: str, child: Block, parent: Block) -> BlockDelta:
     vanished = (child.values == 0) & (parent.values != 0)
     return BlockDelta(
         name=name,
+        layer=child.key.layer,
         matrix=is_matrix(child.key),
         writer=is_writer(child.key),
         count=child.values.size,
@@ -149,6 +162,21 @@ def on_grid_share(child: Specimen, parent: Specimen, traits: Traits) -> float | 
         inside += hits
         total += count
     return inside / total if total else None
+
+
+def grid_floor(one: Specimen, traits: Traits, blocks: Sequence[str]) -> float:
+    """Squared norm that rounding to its grids leaves: the sum of step^2 / 12, and elsewhere that of
+    the published type."""
+    total = 0.0
+    for name in blocks:
+        block, grid = one.blocks[name], traits.grids.get(name)
+        if grid is None:
+            total += block.floor
+            continue
+        _, steps = grid_step(block, grid)
+        square = float((steps.astype(np.float64) ** 2).mean())
+        total += block.values.size * square / 12
+    return total
 
 
 def _inside_half_step(child: Block, parent: Block, grid: Grid) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from .evidence import direction_clues, edge_clues, edge_confidence, sum_confiden
 from .family import Family
 from .laundered import Laundering
 from .merges import MIN_SHARE
-from .relation import Step, classify
+from .relation import Step, classify, grid_detail
 from .washing import washed_relation, washing_clues, washing_detail
 
 RUNNERS = 3
@@ -72,7 +72,7 @@ def _edge(
     clues: tuple[Clue, ...],
     share: float | None = None,
 ) -> InferredEdge:
-    arrows = direction_clues(family, decision, parent)
+    arrows = direction_clues(family, decision, parent, step=step)
     direction = sum_confidence(arrows, prior=0.0)
     return InferredEdge(
         child=family.members[decision.child].node,
@@ -102,8 +102,12 @@ def _merge_edges(
     if base is not None:
         named = family.members[base].node
         detail = {"method": "task_arithmetic", "base": named, "base_share": round(weights[base], 4)}
+    traits = family.traits[decision.child]
+    if traits.quantized:
+        detail["rounded"] = grid_detail(traits)
     step = Step(relation=Relation.MERGE, detail=detail)
-    parents = [i for i in weights if i != base and weights[i] > 0]
+    # What several are moved away from is a base that was not found; what one is, was put in.
+    parents = [i for i in weights if i != base and (weights[i] > 0 or len(weights) == 2)]
     return [
         _edge(
             family,
@@ -144,10 +148,12 @@ def _blend_edges(
 
 
 def _task_base(weights: Mapping[int, float], placed: Mapping[int, Placement]) -> int | None:
-    """The member that all others descend from, when two or more others are mixed."""
+    """The member that all others descend from, when others are mixed or one magnified."""
     for member in weights:
         others = [i for i in weights if i != member]
-        if len(others) > 1 and all(descends(i, member, placed) for i in others):
+        if (len(others) > 1 or weights[member] < 0) and all(
+            descends(i, member, placed) for i in others
+        ):
             return member
     return None
 

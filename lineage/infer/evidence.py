@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..records import Clue
+from ..records import Clue, Relation
 from .decision import Placement
 from .family import Family
 from .kinship import Kinship
@@ -77,7 +77,9 @@ def kinship_clue(kinship: Kinship, a: int, b: int) -> Clue:
     )
 
 
-def direction_clues(family: Family, decision: Placement, parent: int) -> tuple[Clue, ...]:
+def direction_clues(
+    family: Family, decision: Placement, parent: int, *, step: Step
+) -> tuple[Clue, ...]:
     """What says which of the two came first."""
     child = decision.child
     clues: list[Clue] = []
@@ -88,7 +90,8 @@ def direction_clues(family: Family, decision: Placement, parent: int) -> tuple[C
     if decision.rule in ("merge", "blend"):
         told = "a merge averages its parents; solved for one of them it would magnify"
         clues.append(Clue(kind="averaging", statistic=told, value=1.0, llr=EXACT))
-    if family.traits[child].lossy and not family.traits[parent].lossy:
+    lossy = family.traits[child].lossy or step.relation is Relation.QUANTIZED
+    if lossy and not family.traits[parent].lossy:
         told = "grid or zeros in the child only"
         clues.append(Clue(kind="lost precision", statistic=told, value=1.0, llr=EXACT))
     if decision.rule == "copy" and is_narrowed(family.members[child], family.members[parent]):

@@ -138,7 +138,7 @@ def mixture_of(family: Family, child: int) -> Mixture | None:
     """The exact mixture of earlier members that `child` is, or None."""
     if family.mixtures is not None:
         return family.mixtures.get(child)
-    return find_mixture(child, family.predecessors(child), family.geometry)
+    return find_mixture(child, family.predecessors(child), family.geometry, ordered=family.dated)
 
 
 def _undated_mixtures(

@@ -23,6 +23,7 @@ MAX_CANDIDATES = 256
 FLOOR_RATIO = 3.0
 MIN_SHARE = 0.02
 MAX_WEIGHT = 1.2
+MAX_EXTRAPOLATION = 3.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,13 +48,22 @@ class Mixture:
         negative = sum(w < -MIN_SHARE for w in self.weights.values())
         return max(self.weights.values()) <= MAX_WEIGHT and negative <= 1
 
+    @property
+    def extrapolates(self) -> bool:
+        """Whether it is one member moved on, away from another."""
+        return len(self.weights) == 2 and max(self.weights.values()) <= MAX_EXTRAPOLATION
 
-def find_mixture(child: int, candidates: Sequence[int], geometry: Geometry) -> Mixture | None:
+
+def find_mixture(
+    child: int, candidates: Sequence[int], geometry: Geometry, *, ordered: bool = False
+) -> Mixture | None:
     """The sparsest exact mixture of candidates, or None.
 
     Parameters
     ----------
     child, candidates : indices into `geometry`; the nearest candidate should come first.
+    ordered : whether dates say that all candidates came before the child. Then a member may be
+        magnified too: the relation cannot be one of a parent to its merge.
 
     Returns
     -------
@@ -70,7 +80,9 @@ def find_mixture(child: int, candidates: Sequence[int], geometry: Geometry) -> M
         mixture = _fit(child, chosen, geometry)
         if mixture.exact:
             mixture = _drop_needless(child, mixture, geometry)
-            usable = len(mixture.weights) > 1 and mixture.averages
+            usable = len(mixture.weights) > 1 and (
+                mixture.averages or (ordered and mixture.extrapolates)
+            )
             return mixture if usable else None
     return None
 

@@ -17,18 +17,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from .attachment import Children
 from .blends import find_blend
 from .decision import Placement, branches, descends, parent_of, path_to
-from .delta import on_grid_share, same_rows_permuted
-from .family import Family, mixture_of
+from .delta import grid_floor, on_grid_share, same_rows_permuted
+from .family import NEAREST, Family, mixture_of
 from .laundered import find_source
 from .likelihood import hidden_scorer
-from .merges import MIN_SHARE
+from .merges import MIN_SHARE, find_mixture
 from .path import Sample
 from .path_steps import PathStep, most_likely_stop, path_step, path_steps
 from .relation import SHUFFLED_ROWS
-from .support import support_of
+from .specimen import mean_of
+from .support import support_of, with_columns
 
 FROZEN_SHARE = 0.1
 SAME_SHARE = 0.01
@@ -64,14 +67,16 @@ def place(family: Family, child: int, placed: Mapping[int, Placement]) -> Placem
         return merged
     if frozen is not None:
         return frozen
-    return _nearest(family, child, near, placed, branches(placed))
+    left, near = _over_what_is_left(family, child, near)
+    return _nearest(left, child, near, placed, branches(placed))
 
 
 def place_again(family: Family, child: int, placed: Mapping[int, Placement]) -> Placement:
     """Decide a member that its nearest relatives placed once more, now that all are placed."""
     if placed[child].rule != "nearest":
         return placed[child]
-    return _nearest(family, child, family.nearest(child), placed, branches(placed))
+    family, near = _over_what_is_left(family, child, family.nearest(child))
+    return _nearest(family, child, near, placed, branches(placed))
 
 
 def with_support(
@@ -90,7 +95,7 @@ def with_support(
     decision = placed[child]
     if decision.rule != "nearest" or decision.odds is None:
         return decision
-    near = family.nearest(child)
+    family, near = _over_what_is_left(family, child, family.nearest(child))
 
     def decide(sample: Sample) -> int:
         return _nearest(replace(family, sample=sample), child, near, placed, children).parents[0]
@@ -98,11 +103,28 @@ def with_support(
     return replace(decision, support=support_of(decide, family.sample))
 
 
+def _over_what_is_left(family: Family, child: int, near: list[int]) -> tuple[Family, list[int]]:
+    """The family over the weights that pruning left of the child, and who is nearest there.
+
+    What was set to zero says how large the weights were, and not whose.
+    """
+    if not family.traits[child].sparse:
+        return family, near
+    left = np.flatnonzero(family.sample.rows[child])
+    if not left.size:
+        return family, near
+    sample = with_columns(family.sample, left)
+    own = sample.rows[child]
+    away = {i: float(np.square(sample.rows[i] - own).sum()) for i in family.predecessors(child)}
+    return replace(family, sample=sample), sorted(away, key=away.__getitem__)[:NEAREST]
+
+
 def _copy(family: Family, child: int, near: Sequence[int]) -> Placement | None:
     same = [i for i in near if family.delta(child, i).exact]
     if not same:
         return None
-    first = min(same, key=lambda i: family.rank[i])
+    whole = [i for i in same if family.delta(child, i).same_elsewhere]
+    first = min(whole or same, key=lambda i: family.rank[i])
     return Placement(child=child, rule="copy", parents=(first,))
 
 
@@ -146,6 +168,9 @@ def _quantized(family: Family, child: int, near: Sequence[int]) -> Placement | N
         i: on_grid_share(family.members[child], family.members[i], traits) or 0.0 for i in near
     }
     fitting = [i for i in near if share[i] >= ON_GRID]
+    merged = None if fitting else _rounded_merge(family, child)
+    if merged is not None:
+        return merged
     if not fitting:
         best = max(share.values())
         fitting = [i for i in near if share[i] >= best - 0.01]
@@ -167,6 +192,25 @@ def _quantized(family: Family, child: int, near: Sequence[int]) -> Placement | N
     )
 
 
+def _rounded_merge(family: Family, child: int) -> Placement | None:
+    """A merge that was published on a grid only: rounding it gives the child, weight by weight."""
+    traits, geometry = family.traits[child], family.geometry
+    able = [i for i in family.predecessors(child) if not family.traits[i].lossy]
+    floor = geometry.floor.copy()
+    floor[child] = grid_floor(family.members[child], traits, geometry.blocks)
+    rounded = replace(geometry, floor=floor)
+    mixture = find_mixture(child, able, rounded)
+    if mixture is None:
+        return None
+    mean = mean_of([(family.members[i], w) for i, w in mixture.weights.items()])
+    if (on_grid_share(family.members[child], mean, traits) or 0.0) < ON_GRID:
+        return None
+    heavy = tuple(sorted(mixture.weights, key=lambda i: -mixture.weights[i]))
+    return Placement(
+        child=child, rule="merge", parents=heavy, mixture=mixture, measure=mixture.ratio
+    )
+
+
 def _pruned(family: Family, child: int, near: Sequence[int]) -> Placement | None:
     if not family.traits[child].sparse:
         return None
@@ -174,7 +218,8 @@ def _pruned(family: Family, child: int, near: Sequence[int]) -> Placement | None
     exact = [i for i in near if share[i] > 0]
     if not exact:
         return None
-    best = min(exact, key=lambda i: (family.traits[i].quantized, share[i], family.rank[i]))
+    # Pruned models are leaves: a further pruning is likelier to start from the same source.
+    best = min(exact, key=lambda i: (family.traits[i].lossy, share[i], family.rank[i]))
     return Placement(child=child, rule="pruned", parents=(best,), measure=share[best])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
 
@@ -110,6 +110,19 @@ def specimen(node: str, sketch: Sketch, *, created: datetime | None) -> Specimen
         if np.isfinite(values).all()
     }
     return Specimen(node=node, created=created, blocks=blocks, packing=sketch.packing)
+
+
+def mean_of(parts: Sequence[tuple[Specimen, float]]) -> Specimen:
+    """The weighted sum of some specimens over the blocks that they all hold at the same places."""
+    first, _ = parts[0]
+    blocks = {}
+    for name, block in first.blocks.items():
+        others = [one.blocks.get(name) for one, _ in parts]
+        if any(other is None or not comparable(block, other) for other in others):
+            continue
+        values = sum(w * one.blocks[name].values.astype(np.float64) for one, w in parts)
+        blocks[name] = replace(block, dtype="F32", values=np.asarray(values, dtype=np.float32))
+    return Specimen(node="", created=None, blocks=blocks)
 
 
 def comparable(a: Block, b: Block) -> bool:

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .path import Sample
 
@@ -28,7 +29,11 @@ def resampled(sample: Sample, *, replicate: int) -> Sample:
     """
     width = sample.rows.shape[1]
     draw = np.random.default_rng([replicate, width])
-    columns = np.sort(draw.integers(width, size=min(DRAWN, width)))
+    return with_columns(sample, np.sort(draw.integers(width, size=min(DRAWN, width))))
+
+
+def with_columns(sample: Sample, columns: NDArray[np.int64]) -> Sample:
+    """The sampled weights at some places, in rising order; blocks without any are left out."""
     block = np.searchsorted(np.array(sample.starts), columns, side="right")
     starts = np.flatnonzero(np.diff(block, prepend=0))
     return Sample(rows=sample.rows[:, columns], starts=tuple(int(s) for s in starts))

@@ -3,11 +3,6 @@
 Rounding to the nearest value of an uneven codebook moves a weight by up to half the distance to
 either neighbour. The cell width takes the place of the step of an even grid: 12 r^2 / width^2 is 1
 on average over the cell, however unlike its two halves are.
-
-References
-----------
-OCP Microscaling Formats (2023) for FP4 (E2M1). Dettmers et al. (2023), arXiv 2305.14314, appendix
-E for NF4. llama.cpp `kvalues_iq4nl`.
 """
 
 from __future__ import annotations
@@ -18,16 +13,9 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-Float32 = NDArray[np.float32]
+from ...lineage.codes import FP4, IQ4_NL, NF4
 
-FP4 = (0, 0.5, 1, 1.5, 2, 3, 4, 6, 0, -0.5, -1, -1.5, -2, -3, -4, -6)
-IQ4_NL = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
-NF4 = (
-    *(-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453),
-    *(-0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0.0),
-    *(0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224),
-    *(0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0),
-)
+Float32 = NDArray[np.float32]
 
 
 def cell_widths(codes: Sequence[float] | Float32) -> Float32:
