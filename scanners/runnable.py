@@ -70,7 +70,7 @@ class Runnables:
         return info
 
     def _base_of(self, model: str) -> str:
-        bases = [edge.parent for edge in self.registry.believed_edges() if edge.child == model]
+        bases = [edge.parent for edge in self.registry.believed_edges(child=model)]
         known = [base for base in bases if not base.startswith("hidden:")]
         if not known:
             raise UnsupportedModel("an adapter whose base is not in the store")

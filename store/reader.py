@@ -291,9 +291,9 @@ class RegistryReader:
         """The judges of a kind that graded here, the oldest first."""
         return safety.judges(self._database, kind=kind)
 
-    def believed_edges(self) -> list[BelievedEdge]:
-        """Every edge that the closure follows, of each child the largest share first."""
-        return safety.believed_edges(self._database)
+    def believed_edges(self, *, child: str | None = None) -> list[BelievedEdge]:
+        """The edges that the closure follows, of one child or of each, the largest share first."""
+        return safety.believed_edges(self._database, child=child)
 
     def survival(self, model: str, *, probe: str, judge: str = "lexical") -> list[dict[str, Any]]:
         """What descendants of a model retained of a probe: the macro `survival`, by one judge."""
