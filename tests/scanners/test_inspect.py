@@ -135,7 +135,7 @@ model = get_model("mockllm/model", custom_outputs=said)
 run(module.modelkin_prompts(), model=model, log_dir={str(tmp_path)!r}, log_format="json",
     display="none")
 """
-    subprocess.run([sys.executable, "-c", script], check=True, env=dict(os.environ), timeout=300)
+    subprocess.run([sys.executable, "-c", script], check=True, env=dict(os.environ), timeout=600)
     (path,) = tmp_path.glob("*.json")
     log = read_log(path)
     assert log.prompt_set == few().digest

@@ -48,7 +48,7 @@ class Served:
 
     def get(self, path: str, *, method: str = "GET", **headers: str) -> Reply:
         """Ask for an address as it stands."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=600)
         try:
             named = {name.replace("_", "-"): value for name, value in headers.items()}
             connection.request(method, path, headers=named)
