@@ -96,7 +96,7 @@ def ingest(
     connection.execute(query, {"provenance": text(provenance), "scan": scan})
     missing = "child_id IS NULL OR parent_id IS NULL" if kind == "edges" else "model_id IS NULL"
     found = connection.execute(
-        f"SELECT count(*) FROM {table} WHERE scan = ? AND ({missing})", [scan]
+        f"SELECT count(*) FROM {table} WHERE provenance = ? AND ({missing})", [text(provenance)]
     ).fetchall()
     return Ingested(taken=usable, left_out=rows - usable, unknown=int(found[0][0]))
 

@@ -283,9 +283,9 @@ class RegistryReader:
         """Models whose current revision has scores on the prompt set of this digest, by name."""
         return queries.scored(self._database, prompt_set)
 
-    def measured(self, probe: str) -> set[str]:
-        """Models whose current revision has an answer of a probe, whatever it was asked with."""
-        return queries.measured(self._database, probe)
+    def measured(self, probe: str, *, prompt_set: str | None = None) -> set[str]:
+        """Models whose current revision has an answer of a probe, on this prompt set or on any."""
+        return queries.measured(self._database, probe, prompt_set=prompt_set)
 
     def judges(self, kind: str) -> list[JudgeDefinition]:
         """The judges of a kind that graded here, the oldest first."""

@@ -245,6 +245,21 @@ def test_a_model_that_changed_since_its_scan_is_not_judged_by_its_old_weights(
     assert statuses(root)[FREED] == {"error"}
 
 
+def test_the_words_of_a_failure_say_nothing_of_the_machine(
+    placed: Path, tmp_path: Path, prompts: PromptSet
+) -> None:
+    shutil.copytree(placed / "hub" / FREED, tmp_path / "hub" / FREED)
+    for path in (tmp_path / "hub" / FREED).glob("tokenizer*"):
+        path.unlink()
+    scan_served(tmp_path / "store", tmp_path / "hub")
+    reason = probe(tmp_path, prompts, [FREED]).failed[FREED]
+    assert "tokenizer" in reason
+    assert "modelkin-probe" not in reason
+    assert rows_of(tmp_path / "store", "SELECT DISTINCT environment ->> 'reason' FROM scores") == [
+        (reason,)
+    ]
+
+
 def test_a_model_that_is_gone_or_broken_is_reported(root: Path, prompts: PromptSet) -> None:
     shutil.rmtree(root / "hub" / FREED)
     report = probe(root, prompts, [FREED])
