@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
-from contextlib import suppress
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -182,6 +186,34 @@ def test_a_server_answers_to_its_own_names_only(explorer_store: Path, serve: Ser
     assert six.get("/models.json", host="[::1]evil").status == 421
     for name in ("evil.example", "127.0.0.1.evil.example", "[::1]:x", ""):
         assert client.get("/models.json", host=name).status == 421, name
+
+
+def test_a_store_that_is_busy_is_told_without_its_place(
+    explorer_store: Path, tmp_path: Path, serve: Serve
+) -> None:
+    store = Path(shutil.copytree(explorer_store, tmp_path / "store"))
+    with hold(store):
+        client = serve(store)
+        reply = client.get("/models.json")
+    assert reply.status == 503
+    assert str(tmp_path) not in reply.text
+    assert client.get("/models.json").status == 200
+
+
+@contextmanager
+def hold(store: Path) -> Iterator[None]:
+    """Another process has the store open for writing."""
+    code = (
+        "import sys; from modelkin.store import Registry\n"
+        "with Registry.open(sys.argv[1]): print(1, flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(store)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"1\n"
+        yield
+        other.communicate()
 
 
 def test_names_of_models_are_whole_in_json(served: Served) -> None:
