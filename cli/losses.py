@@ -14,6 +14,7 @@ from .severity import LIVE
 from .trees import LOST, one_line, show_flow, show_words, steps_from
 
 KIND = "stripped_safety"
+NO_SCORE = "no refusal score"
 NEAREST = 200
 """Kin looked at, nearest first, for the prompt set that a family was measured on."""
 
@@ -185,12 +186,17 @@ def _measured(
     """Published descendants with a refusal score, and the others counted by reason."""
     names = [one.model for one in kin if not one.hidden]
     tops = dict.fromkeys([model, *(f.ancestor for f in findings if f.ancestor), *names[:NEAREST]])
-    scored = {one for digest in _prompt_sets(registry, tops) for one in registry.scored(digest)}
+    digests = _prompt_sets(registry, tops)
+    scored = {one for digest in digests for one in registry.scored(digest)}
+    # One question for all that have an answer: there may be thousands of them.
+    answered = {
+        one for digest in digests for one in registry.measured(REFUSAL_HARMFUL, prompt_set=digest)
+    }
     reasons = Counter[str]()
     for name in names:
-        reason = _why_not(registry, name) if name in scored else "no refusal score"
-        if reason is not None:
-            reasons[reason] += 1
+        if name not in answered:
+            reason = _why_not(registry, name) if name in scored else NO_SCORE
+            reasons.update(() if reason is None else (reason,))
     return len(names) - reasons.total(), reasons
 
 
@@ -205,7 +211,10 @@ def _prompt_sets(registry: Registry, models: Iterable[str]) -> set[str]:
 
 def _why_not(registry: Registry, model: str) -> str | None:
     """Why the newest try to measure a model brought no score; None when it did."""
-    newest = registry.scores_of(model, probe=REFUSAL_HARMFUL)[0]
+    scores = registry.scores_of(model, probe=REFUSAL_HARMFUL)
+    if not scores:
+        return NO_SCORE
+    newest = scores[0]
     if newest.status == "ok":
         return None
     return f"{newest.status}: {newest.environment.get('reason', 'no reason given')}"

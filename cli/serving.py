@@ -106,7 +106,7 @@ def _serve(
     from .explorer.guard import LONGEST_ADDRESS, Buckets
 
     known = (*LOOPBACK, *hosts) if host in LOOPBACK else hosts
-    buckets = Buckets(rate=rate, burst=4 * rate)
+    buckets = Buckets(rate=rate, burst=max(1.0, 4 * rate))
     app = make_app(
         library, buckets=buckets, hosts=known, sql_workers=workers, sql_waiting=4 * workers
     )

@@ -45,6 +45,14 @@ class Runnables:
         ProbeError : the source has another revision now, or it does not run.
         ModelkinError, OSError : it could not be fetched.
         """
+        try:
+            return self._load(model, folder)
+        except ProbeError as error:
+            # The words are stored and counted: where it lay for a run is in none of them.
+            words = str(error).replace(f"{folder}: ", "").replace(f"{folder}/", "")
+            raise type(error)(words.replace(str(folder), "its folder")) from error
+
+    def _load(self, model: str, folder: Path) -> TransformersBackend:
         from .probes.transformers_backend import TransformersBackend
 
         info = self._info(model)
@@ -70,7 +78,7 @@ class Runnables:
         return info
 
     def _base_of(self, model: str) -> str:
-        bases = [edge.parent for edge in self.registry.believed_edges() if edge.child == model]
+        bases = [edge.parent for edge in self.registry.believed_edges(child=model)]
         known = [base for base in bases if not base.startswith("hidden:")]
         if not known:
             raise UnsupportedModel("an adapter whose base is not in the store")

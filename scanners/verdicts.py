@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 
 from ..lineage.records import Finding
@@ -18,15 +18,24 @@ FINDING = "stripped_safety"
 def judge_store(registry: Registry, *, scan: int, prompt_set: str, now: datetime) -> list[Finding]:
     """Judge every model with scores on a prompt set against its measured ancestors, and store it.
 
-    The newest scores of each model's current revision count. Findings on models that were not
-    measured on this set are left as they are.
+    The newest scores of each model's current revision count. Findings are left as they are where
+    the model, or the ancestor that it was held against, has no scores on this set as it is now.
     """
     graded = graded_models(registry, prompt_set)
-    findings = stripped_findings(
-        graded, lineage_of(registry, graded), edits=edit_evidence(registry, graded)
-    )
-    registry.replace_findings(scan, FINDING, findings, scope=set(graded), now=now)
+    lineage = lineage_of(registry, graded)
+    findings = stripped_findings(graded, lineage, edits=edit_evidence(registry, graded))
+    scope = set(graded).difference(_left(registry, graded, lineage))
+    registry.replace_findings(scan, FINDING, findings, scope=scope, now=now)
     return findings
+
+
+def _left(registry: Registry, graded: Mapping[str, Graded], lineage: Lineage) -> Iterator[str]:
+    """Models with a finding against an ancestor without scores: it has a new commit, perhaps."""
+    for found in registry.findings(kind=FINDING):
+        if found.ancestor not in graded and found.ancestor in lineage.ancestors.get(
+            found.model, ()
+        ):
+            yield found.model
 
 
 def graded_models(registry: Registry, prompt_set: str) -> dict[str, Graded]:
@@ -63,17 +72,20 @@ def lineage_of(registry: Registry, graded: Mapping[str, Graded]) -> Lineage:
             first = digests.setdefault(row.weights_digest, row.model)
             if first != row.model:
                 same.setdefault(row.model, first)
-    asked = {*graded, *(parent for line in parents.values() for parent in line)}
-    ancestors = {
-        name: [kin.model for kin in registry.ancestors(name)]
-        for name in asked
-        if name in graded or name in parents
-    }
+    ancestors = _ancestors(registry, graded)
+    # A way from a model to an ancestor leads over others between them.
+    between = {one for line in ancestors.values() for one in line if one in parents}
+    ancestors |= _ancestors(registry, between - set(graded))
     return Lineage(
         ancestors=ancestors,
         parents=parents,
         copies={name: _first(name, same) for name in graded},
     )
+
+
+def _ancestors(registry: Registry, names: Iterable[str]) -> dict[str, list[str]]:
+    """The ancestors of each model, nearest first."""
+    return {name: [kin.model for kin in registry.ancestors(name)] for name in names}
 
 
 def _first(name: str, same: Mapping[str, str]) -> str:

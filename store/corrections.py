@@ -141,7 +141,8 @@ def _moment(value: Any, number: int) -> datetime | None:
 
 
 def _refuse_twice(found: Sequence[Correction]) -> None:
-    pairs = [(one.child, one.parent) for one in found]
-    for number, pair in enumerate(pairs, start=1):
-        if pairs.index(pair) + 1 != number:
-            raise ValueError(f"edge {number}: {pair[0]!r} <- {pair[1]!r} is decided twice")
+    seen: set[tuple[str, str]] = set()
+    for number, one in enumerate(found, start=1):
+        if (one.child, one.parent) in seen:
+            raise ValueError(f"edge {number}: {one.child!r} <- {one.parent!r} is decided twice")
+        seen.add((one.child, one.parent))

@@ -53,6 +53,14 @@ FROM scores_in s JOIN nodes n ON n.name = s.name
 LEFT JOIN internal.revisions r ON r.model = n.id AND r.sha = s.sha
 """
 
+# A probe that did not run says nothing against what one that ran found in the same weights.
+_DROP_VAIN = """
+DELETE FROM new_scores n WHERE n.status IN ('error', 'unsupported') AND EXISTS (
+    SELECT 1 FROM internal.scores s
+    WHERE n.revision = s.revision AND n.probe = s.probe AND n.probe_version = s.probe_version
+        AND n.prompt_set = s.prompt_set AND n.judge = s.judge AND s.status = 'ok')
+"""
+
 _DROP_SCORES = """
 DELETE FROM internal.scores s WHERE EXISTS (
     SELECT 1 FROM new_scores n
@@ -115,6 +123,8 @@ def add_scores(
 ) -> None:
     """Store probe results; the same probe, version, prompt set and judge on a sha are replaced.
 
+    An answer is not replaced by a failure to ask again (`error`, `unsupported`).
+
     Raises
     ------
     NotInRegistry : a score is about a model or a sha that the store does not hold.
@@ -132,6 +142,7 @@ def add_scores(
     if missing:
         name, sha = missing[0]
         raise NotInRegistry(f"{name} has no revision {sha}", name=name)
+    connection.execute(_DROP_VAIN)
     connection.execute(_DROP_SCORES)
     connection.execute(
         "INSERT INTO internal.scores BY NAME "

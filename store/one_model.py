@@ -92,10 +92,12 @@ def describe(database: Database, name: str) -> dict[str, Any]:
 def scores_of(database: Database, name: str, *, probe: str | None) -> list[Score]:
     """Probe results of a model, newest first."""
     model = find_id(database, name)
+    known = name_of(database, model)
     found = database.records(_SCORES, {"model": model, "probe": probe})
+    shas = {one: _sha(database, one) for one in {record["revision"] for record in found}}
     for record in found:
-        record["model"] = name_of(database, model)
-        record["sha"] = _sha(database, record.pop("revision"))
+        record["model"] = known
+        record["sha"] = shas[record.pop("revision")]
         record["environment"] = mapping(record["environment"])
         record["scored_at"] = aware(record["scored_at"])
     return [Score(**record) for record in found]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,17 +77,17 @@ def ingest(
     Runs inside the caller's transaction. Columns by name: `child` and `parent`, and any of
     `relation`, `confidence`; or `model`, `probe` and `value`, and any of `sha`, `prompt_set`,
     `judge`, `n`, `ci_low`, `ci_high`, `unit`. Rows that lack a needed value are left out, and a
-    relation that is none of modelkin's is dropped from its row.
+    relation that is none of modelkin's is dropped from its row. Rows about redacted models are
+    left out as well.
 
     Raises
     ------
     MalformedFile : a format or columns that cannot be read.
     """
     rows, usable = _read(connection, path, kind=kind)
-    names = " UNION ".join(
-        f"SELECT {column} AS name FROM given"
-        for column in (("child", "parent") if kind == "edges" else ("model",))
-    )
+    columns = ("child", "parent") if kind == "edges" else ("model",)
+    usable -= _leave_out_redacted(connection, columns)
+    names = " UNION ".join(f"SELECT {column} AS name FROM given" for column in columns)
     connection.execute(_NAMED.format(names=names))
     table = f"internal.other_{kind}"
     connection.execute(f"DELETE FROM {table} WHERE provenance = ?", [text(provenance)])
@@ -95,7 +96,7 @@ def ingest(
     connection.execute(query, {"provenance": text(provenance), "scan": scan})
     missing = "child_id IS NULL OR parent_id IS NULL" if kind == "edges" else "model_id IS NULL"
     found = connection.execute(
-        f"SELECT count(*) FROM {table} WHERE scan = ? AND ({missing})", [scan]
+        f"SELECT count(*) FROM {table} WHERE provenance = ? AND ({missing})", [text(provenance)]
     ).fetchall()
     return Ingested(taken=usable, left_out=rows - usable, unknown=int(found[0][0]))
 
@@ -123,6 +124,15 @@ def _read(connection: duckdb.DuckDBPyConnection, path: Path, *, kind: str) -> tu
     ).fetchall()
     connection.execute(f"DELETE FROM given WHERE NOT ({usable})")
     return int(rows), int(good)
+
+
+def _leave_out_redacted(connection: duckdb.DuckDBPyConnection, columns: Sequence[str]) -> int:
+    """Take the rows that name a redacted model out of `given`; return how many."""
+    held = " OR ".join(
+        f"sha256(lower({column})) IN (SELECT name_digest FROM internal.redactions)"
+        for column in columns
+    )
+    return len(connection.execute(f"DELETE FROM given WHERE {held} RETURNING 1").fetchall())
 
 
 def _casts(kind: str, columns: set[str]) -> str:

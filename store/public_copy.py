@@ -26,6 +26,7 @@ _WITHHELD = (
 # Evidence is found by its group; where groups lie together, that is one block and not all.
 _ORDERS = {**ORDERS, "evidence": "evidence_id"}
 
+# Models are laid beside each other: of each the judge and prompts that most of them share.
 # One row a model in reach of `internal.models`, in the order of ids.
 _NODES = """
 CREATE TABLE explorer.nodes AS
@@ -38,11 +39,13 @@ WITH direct AS (
     SELECT k.ancestor AS id, count(*) AS n,
         count(*) FILTER (WHERE k.descendant IN (SELECT l.id FROM lost l)) AS lost
     FROM internal.closure k GROUP BY k.ancestor
+), asked AS (
+    SELECT s.*, count(DISTINCT s.model) OVER (PARTITION BY s.judge, s.prompt_set) AS shared
+    FROM internal.scores s WHERE s.probe = 'selective_refusal' AND s.status = 'ok'
 ), refusal AS (
-    SELECT s.model AS id, arg_max(s.value, s.scored_at) AS value,
-        arg_max(s.ci_low, s.scored_at) AS ci_low, arg_max(s.ci_high, s.scored_at) AS ci_high
-    FROM internal.scores s
-    WHERE s.probe = 'selective_refusal' AND s.status = 'ok' GROUP BY s.model
+    SELECT s.model AS id, s.value, s.ci_low, s.ci_high FROM asked s
+    QUALIFY row_number() OVER (PARTITION BY s.model ORDER BY s.shared DESC,
+        s.judge = 'lexical' DESC, s.judge, s.prompt_set, s.scored_at DESC, s.revision DESC) = 1
 )
 SELECT m.id, m.name, m.source, m.author, m.created_at, m.downloads, m.license, m.hidden,
     m.tombstone_reason, coalesce(d.n, 0) AS direct, coalesce(b.n, 0) AS total,

@@ -185,13 +185,14 @@ def scored(database: Database, prompt_set: str) -> list[str]:
     return [name for (name,) in found]
 
 
-def measured(database: Database, probe: str) -> set[str]:
-    """Models whose current revision has a score of a probe with status `ok`."""
+def measured(database: Database, probe: str, *, prompt_set: str | None = None) -> set[str]:
+    """Models whose current revision has a score of a probe (on a prompt set) with status `ok`."""
     found = database.rows(
         "SELECT DISTINCT m.name FROM internal.scores s "
         "JOIN internal.models m ON m.id = s.model AND m.revision = s.revision "
-        "WHERE s.probe = ? AND s.status = 'ok' AND m.tombstone_reason IS NULL",
-        [probe],
+        "WHERE s.probe = $probe AND s.status = 'ok' AND m.tombstone_reason IS NULL "
+        "AND ($prompts IS NULL OR ends_with(s.prompt_set, $prompts))",
+        {"probe": probe, "prompts": prompt_set},
     )
     return {name for (name,) in found}
 

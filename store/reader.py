@@ -283,17 +283,17 @@ class RegistryReader:
         """Models whose current revision has scores on the prompt set of this digest, by name."""
         return queries.scored(self._database, prompt_set)
 
-    def measured(self, probe: str) -> set[str]:
-        """Models whose current revision has an answer of a probe, whatever it was asked with."""
-        return queries.measured(self._database, probe)
+    def measured(self, probe: str, *, prompt_set: str | None = None) -> set[str]:
+        """Models whose current revision has an answer of a probe, on this prompt set or on any."""
+        return queries.measured(self._database, probe, prompt_set=prompt_set)
 
     def judges(self, kind: str) -> list[JudgeDefinition]:
         """The judges of a kind that graded here, the oldest first."""
         return safety.judges(self._database, kind=kind)
 
-    def believed_edges(self) -> list[BelievedEdge]:
-        """Every edge that the closure follows, of each child the largest share first."""
-        return safety.believed_edges(self._database)
+    def believed_edges(self, *, child: str | None = None) -> list[BelievedEdge]:
+        """The edges that the closure follows, of one child or of each, the largest share first."""
+        return safety.believed_edges(self._database, child=child)
 
     def survival(self, model: str, *, probe: str, judge: str = "lexical") -> list[dict[str, Any]]:
         """What descendants of a model retained of a probe: the macro `survival`, by one judge."""

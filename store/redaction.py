@@ -10,11 +10,15 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import duckdb
 
 from ..lineage.records import DeclaredParent, ModelInfo
+from .behaviour import forget_fingerprints
+from .corrections import Correction
+from .facts import Visit
+from .masking import mask_everywhere, masked_text, masked_value
 from .staging import identity_key, text, utc
 
 _MASK = """
@@ -39,32 +43,67 @@ UNION SELECT name FROM internal.former_names WHERE model = $model
 UNION SELECT name FROM internal.model_versions WHERE id = $model
 UNION SELECT source_id FROM internal.models WHERE id = $model
 """
-_TEXTS = """
-SELECT table_name, column_name, data_type FROM duckdb_columns()
-WHERE schema_name = 'internal' AND database_name = current_database() AND NOT internal
-    AND data_type IN ('VARCHAR', 'JSON')
-    AND table_name IN (SELECT t.table_name FROM duckdb_tables() t WHERE t.schema_name = 'internal')
-ORDER BY ALL
+_MASKED = "redacted"
+"""What stands for a redacted model in words that were read after it was."""
+
+# A card may have named it in another spelling, and a repository be there again under its name.
+_NAMESAKES = """
+SELECT DISTINCT m.id FROM (FROM internal.models UNION ALL BY NAME FROM internal.model_versions) m
+WHERE m.id <> $model AND lower(m.name) IN (SELECT lower(unnest($names::VARCHAR[])))
+    AND NOT m.hidden
+ORDER BY m.id
 """
 
 
 class Redacted(NamedTuple):
-    """The mask that stands for a model, and its sketch files, to be deleted after the commit."""
+    """The mask that stands for a model, and files that describe it, to be deleted after the commit.
+
+    `sketches` and `fingerprints` are paths in the folders of that name.
+    """
 
     name: str
     sketches: list[str]
+    fingerprints: list[str]
 
 
 def redact(
     connection: duckdb.DuckDBPyConnection, model: int, *, reason: str, now: datetime
 ) -> Redacted:
-    """Mask a model in every table, inside the caller's transaction."""
+    """Mask a model, and others of its name, in every table, inside the caller's transaction."""
     names = [name for (name,) in connection.execute(_NAMES, {"model": model}).fetchall()]
-    sketches = connection.execute(
+    namesakes = connection.execute(_NAMESAKES, {"model": model, "names": names}).fetchall()
+    sketches, fingerprints = [], []
+    for one in (model, *(other for (other,) in namesakes)):
+        sketches += _sketches(connection, one)
+        fingerprints += forget_fingerprints(connection, one)
+        _mask_model(connection, one, names, reason=reason, now=now)
+    mask = _mask_of(model)
+    mask_everywhere(connection, names, mask=mask)
+    return Redacted(mask, sketches, fingerprints)
+
+
+def _sketches(connection: duckdb.DuckDBPyConnection, model: int) -> list[str]:
+    found = connection.execute(
         "SELECT sketch_path FROM internal.revisions WHERE model = ? AND sketch_path IS NOT NULL",
         [model],
     ).fetchall()
-    mask = f"redacted:{model}"
+    return [path for (path,) in found]
+
+
+def _mask_of(model: int) -> str:
+    """The name that stands for a redacted model."""
+    return f"redacted:{model}"
+
+
+def _mask_model(
+    connection: duckdb.DuckDBPyConnection,
+    model: int,
+    names: Sequence[str],
+    *,
+    reason: str,
+    now: datetime,
+) -> None:
+    mask = _mask_of(model)
     for name in names:
         connection.execute(
             "INSERT INTO internal.redactions SELECT key, $digest, id, $reason, $now "
@@ -81,21 +120,21 @@ def redact(
         "INSERT INTO internal.name_index SELECT name_key, id FROM internal.models WHERE id = ?",
         [model],
     )
-    _replace_everywhere(connection, names, mask=mask)
-    return Redacted(mask, [path for (path,) in sketches])
 
 
 class Redactions(NamedTuple):
-    """What must not be read in again: identity keys and digests of names."""
+    """What must not be read in again: identity keys, and digests of names with whose they were."""
 
     keys: frozenset[int]
-    names: frozenset[str]
+    names: Mapping[str, int]
 
     @classmethod
     def of(cls, connection: duckdb.DuckDBPyConnection) -> Redactions:
         """The redactions of a store."""
-        rows = connection.execute("SELECT key, name_digest FROM internal.redactions").fetchall()
-        return cls(frozenset(key for key, _ in rows), frozenset(digest for _, digest in rows))
+        rows = connection.execute(
+            "SELECT key, name_digest, model FROM internal.redactions ORDER BY model DESC"
+        ).fetchall()
+        return cls(frozenset(row[0] for row in rows), {row[1]: row[2] for row in rows})
 
     def hold(self, info: ModelInfo) -> bool:
         """Whether a listed model is one that was redacted, by identity or by name."""
@@ -107,6 +146,55 @@ class Redactions(NamedTuple):
         """Whether a redacted model had this name."""
         return bool(self.names) and _digest(name) in self.names
 
+    def masked_name(self, name: str) -> str:
+        """A name, or the mask that stands for it."""
+        model = self.names.get(_digest(name)) if self.names else None
+        return name if model is None else _mask_of(model)
+
+    def masked_text(self, value: str | None) -> str | None:
+        """Words without the names of redacted models."""
+        if value is None or not self.names:
+            return value
+        return masked_text(value, self.hold_name, mask=_MASKED)
+
+    def masked_json(self, value: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A mapping without the names of redacted models in its texts."""
+        if not self.names:
+            return value
+        found: Mapping[str, Any] = masked_value(dict(value), self.hold_name, mask=_MASKED)
+        return found
+
+    def masked_info(self, info: ModelInfo) -> ModelInfo:
+        """What is kept of a description that is no redacted model's, without their names."""
+        if not self.names:
+            return info
+        return replace(info, tags=tuple(self.masked_text(tag) or "" for tag in info.tags))
+
+    def masked_visit(self, visit: Visit) -> Visit:
+        """A visit without the names of redacted models in what it brought."""
+        if not self.names:
+            return visit
+        facts, claims = visit.facts, visit.declared
+        return replace(
+            visit,
+            coverage=replace(
+                visit.coverage, reason=self.masked_text(visit.coverage.reason),
+                path=self.masked_text(visit.coverage.path),
+            ),
+            info=None if visit.info is None else self.masked_info(visit.info),
+            facts=facts and replace(facts, config=self.masked_json(facts.config)),
+            declared=None if claims is None else self.masked_claims(claims),
+        )  # fmt: skip
+
+    def masked_correction(self, correction: Correction) -> Correction:
+        """A decision with the masks of redacted models, about whom it stands on."""
+        return replace(
+            correction,
+            child=self.masked_name(correction.child),
+            parent=self.masked_name(correction.parent),
+            reason=self.masked_text(correction.reason) or "",
+        )
+
     def masked(
         self, declared: Mapping[str, Sequence[DeclaredParent]]
     ) -> dict[str, Sequence[DeclaredParent]]:
@@ -117,27 +205,13 @@ class Redactions(NamedTuple):
 
     def masked_claims(self, claims: Sequence[DeclaredParent]) -> tuple[DeclaredParent, ...]:
         """The claims of one model without the names of redacted models."""
-        return tuple(
-            replace(claim, name=None, raw="redacted", note=None)
-            if self.hold_name(claim.name or claim.raw)
-            else claim
-            for claim in claims
-        )
+        return tuple(map(self._masked_claim, claims))
 
-
-def _replace_everywhere(
-    connection: duckdb.DuckDBPyConnection, names: Sequence[str], *, mask: str
-) -> None:
-    # A name inside a longer one (org/x in org/x2) is another model's.
-    for table, column, kind in connection.execute(_TEXTS).fetchall():
-        for name in names:
-            connection.execute(
-                f'UPDATE internal."{table}" SET "{column}" = regexp_replace("{column}"::VARCHAR, '
-                "'(^|[^\\w./-])' || regexp_escape($name) || '($|[^\\w./-])', "
-                f"'\\1' || $mask || '\\2', 'g')::{kind} "
-                f'WHERE contains("{column}"::VARCHAR, $name)',
-                {"name": name, "mask": mask},
-            )
+    def _masked_claim(self, claim: DeclaredParent) -> DeclaredParent:
+        if self.hold_name(claim.name or claim.raw):
+            return replace(claim, name=None, raw=_MASKED, note=None)
+        raw = self.masked_text(claim.raw) or ""
+        return replace(claim, raw=raw, note=self.masked_text(claim.note))
 
 
 def _digest(name: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +19,7 @@ from ..lineage.records import (
     RejectedParent,
     Score,
 )
-from .behaviour import add_fingerprint, forget_fingerprints, replace_behaviour
+from .behaviour import add_fingerprint, replace_behaviour
 from .closing import maintain_closure, rebuild_closure
 from .corrections import Correction, replace_corrections
 from .database import Database
@@ -116,8 +115,11 @@ class Registry(RegistryReader):
         are stored as they are: no token belongs in them.
         """
         same = "source = ? AND target IS NOT DISTINCT FROM ?"
-        where = [text(source), text(target)]
         with self._database.transaction() as connection:
+            redacted = Redactions.of(connection)
+            target = None if target is None else redacted.masked_name(target)
+            parameters = redacted.masked_json(parameters)
+            where = [text(source), text(target)]
             connection.execute(
                 "UPDATE internal.scans SET status = 'abandoned' "
                 f"WHERE status IN ('running', 'interrupted') AND {same}",
@@ -175,7 +177,7 @@ class Registry(RegistryReader):
         """
         with self._database.transaction() as connection:
             redacted = Redactions.of(connection)
-            models = [info for info in models if not redacted.hold(info)]
+            models = [redacted.masked_info(info) for info in models if not redacted.hold(info)]
             with listing_kept(connection, models, scan=scan):
                 add_page(
                     connection,
@@ -301,6 +303,8 @@ class Registry(RegistryReader):
     def add_scores(self, scan: int, scores: Sequence[Score]) -> None:
         """Store probe results; the same probe, version, prompt set and judge are replaced.
 
+        An answer is not replaced by a failure to ask again (`error`, `unsupported`).
+
         Raises
         ------
         NotInRegistry : a model or sha that the store does not hold.
@@ -355,7 +359,9 @@ class Registry(RegistryReader):
         They stand on top of inference until the next call, whatever is inferred.
         """
         with self._database.transaction() as connection:
-            missing = replace_corrections(connection, corrections, scan=scan)
+            redacted = Redactions.of(connection)
+            known = [redacted.masked_correction(one) for one in corrections]
+            missing = replace_corrections(connection, known, scan=scan)
             maintain_closure(connection)
         return missing
 
@@ -372,11 +378,10 @@ class Registry(RegistryReader):
         """
         found = find_id(self._database, model)
         with self._database.transaction() as connection:
-            files = forget_fingerprints(connection, found)
             redacted = redact(connection, found, reason=reason, now=now)
         for path in redacted.sketches:
             self.sketches.remove(path)
-        for path in files:
+        for path in redacted.fingerprints:
             self.activations.remove(path)
         return redacted.name
 
@@ -411,13 +416,10 @@ class Registry(RegistryReader):
 
 
 def _allowed(visits: Sequence[Visit], *, redacted: Redactions) -> list[Visit]:
-    """The visits without those of redacted models, and without such names in their claims."""
-    kept = []
-    for visit in visits:
-        known = visit.info is not None and redacted.hold(visit.info)
-        if known or redacted.hold_name(visit.coverage.model):
-            continue
-        if visit.declared is not None:
-            visit = replace(visit, declared=redacted.masked_claims(visit.declared))
-        kept.append(visit)
-    return kept
+    """The visits without those of redacted models, and without such names in what they brought."""
+    return [
+        redacted.masked_visit(visit)
+        for visit in visits
+        if not redacted.hold_name(visit.coverage.model)
+        and (visit.info is None or not redacted.hold(visit.info))
+    ]

@@ -51,13 +51,14 @@ def judges(database: Database, *, kind: str) -> list[JudgeDefinition]:
     return [JudgeDefinition(**record) for record in found]
 
 
-def believed_edges(database: Database) -> list[BelievedEdge]:
-    """The edges that the closure follows, of each child the surest first."""
+def believed_edges(database: Database, *, child: str | None = None) -> list[BelievedEdge]:
+    """The edges that the closure follows, of one child or of each, the surest first."""
     found = database.records(
         "SELECT c.name AS child, p.name AS parent, e.relation, e.confidence, e.share, e.detail "
         "FROM internal.believed e JOIN internal.models c ON c.id = e.child "
-        "JOIN internal.models p ON p.id = e.parent "
-        "ORDER BY c.name, e.share DESC NULLS LAST, e.confidence DESC, p.name"
+        "JOIN internal.models p ON p.id = e.parent WHERE $child IS NULL OR e.child = $child "
+        "ORDER BY c.name, e.share DESC NULLS LAST, e.confidence DESC, p.name",
+        {"child": None if child is None else find_id(database, child)},
     )
     for record in found:
         record["detail"] = json.loads(record["detail"]) if record["detail"] else {}

@@ -19,8 +19,6 @@ import duckdb
 from ..lineage.errors import QueryRefused, RegistryError
 from .sandbox import LOCK_DOWN, only_query
 
-INTERRUPT_SECONDS = 2.0
-
 _LIMITS = (
     "SET memory_limit = '512MB'",
     "SET threads = 2",
@@ -59,12 +57,13 @@ class Running:
 
 
 @contextmanager
-def ask(path: Path, query: str) -> Iterator[Running]:
-    """Run one SELECT or EXPLAIN on a public copy, interrupted after two seconds.
+def ask(path: Path, query: str, *, seconds: float) -> Iterator[Running]:
+    """Run one SELECT or EXPLAIN on a public copy, interrupted when its time is up.
 
     Parameters
     ----------
     path : the copy; a path relative to the working directory says nothing of the machine.
+    seconds : how long it may take.
 
     Raises
     ------
@@ -79,10 +78,10 @@ def ask(path: Path, query: str) -> Iterator[Running]:
     for setting in (*_LIMITS, *LOCK_DOWN):
         connection.execute(setting)
     statement = only_query(query, connection=connection)
-    timer = threading.Timer(INTERRUPT_SECONDS, connection.interrupt)
+    timer = threading.Timer(seconds, connection.interrupt)
     timer.daemon = True
     timer.start()
-    with _told():
+    with _told(seconds):
         connection.execute(statement)
         described = connection.description or ()
         yield Running(
@@ -94,11 +93,11 @@ def ask(path: Path, query: str) -> Iterator[Running]:
 
 
 @contextmanager
-def _told() -> Iterator[None]:
+def _told(seconds: float) -> Iterator[None]:
     try:
         yield
     except duckdb.InterruptException as error:
-        raise RegistryError(f"stopped after {INTERRUPT_SECONDS:g} seconds") from error
+        raise RegistryError(f"stopped after {seconds:g} seconds") from error
     except duckdb.PermissionException as error:
         raise QueryRefused(f"only the store itself can be read: {error}") from error
     except duckdb.OutOfMemoryException as error:

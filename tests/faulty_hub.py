@@ -76,6 +76,11 @@ class FaultyHub(LoopbackHub):
 
     def intercept(self, request: HubHandler) -> bool:
         """Record the request, and answer it when a plan says so."""
+        self.record(request)
+        return self.planned(request)
+
+    def record(self, request: HubHandler) -> None:
+        """Keep what was asked."""
         self.seen.append(
             Seen(
                 method=request.command,
@@ -84,6 +89,9 @@ class FaultyHub(LoopbackHub):
                 headers=dict(request.headers.items()),
             )
         )
+
+    def planned(self, request: HubHandler) -> bool:
+        """Answer as the first plan says that fits and lasts; False without one."""
         for pattern, fault, left in self._plans:
             if left[0] > 0 and pattern.search(request.path):
                 left[0] -= 1
@@ -97,7 +105,7 @@ class FaultyHub(LoopbackHub):
 
 
 class SlowHub(FaultyHub):
-    """Answers each request after a while, and none beyond so many until it is told to."""
+    """Answers each request after a while, and those beyond so many when it is told to."""
 
     delay = 0.0
 
@@ -109,15 +117,14 @@ class SlowHub(FaultyHub):
     def intercept(self, request: HubHandler) -> bool:
         """Wait, then answer."""
         time.sleep(self.delay)
-        answered = super().intercept(request)
+        self.record(request)
         if self.most is not None and len(self.seen) > self.most:
-            self.released.wait(60)
-            return True
-        return answered
+            self.released.wait(600)
+        return self.planned(request)
 
     @contextmanager
     def holding(self, after: int) -> Iterator[None]:
-        """Leave unanswered what is asked beyond so many further requests."""
+        """Leave what is asked beyond so many further requests until the end of the block."""
         self.released.clear()
         self.most = len(self.seen) + after
         try:

@@ -61,7 +61,7 @@ def started(config: Path, **environment: str) -> subprocess.Popen[str]:
 
 def wait_for(hub: FaultyHub, requests: int, process: subprocess.Popen[str]) -> None:
     """Until the hub has seen so many requests, or the process has ended."""
-    until = time.monotonic() + 120
+    until = time.monotonic() + 600
     while len(hub.seen) < requests and process.poll() is None:
         assert time.monotonic() < until
         time.sleep(0.002)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -116,11 +115,11 @@ def cut(handler: BaseHTTPRequestHandler) -> None:
     handler.close_connection = True
 
 
-def hang(seconds: float) -> Fault:
-    """No answer for some time."""
+def hang(released: threading.Event) -> Fault:
+    """No answer, and no end of the connection until released."""
 
     def fault(handler: BaseHTTPRequestHandler) -> None:
-        time.sleep(seconds)
+        released.wait(600)
         handler.close_connection = True
 
     return fault

@@ -76,8 +76,11 @@ def as_error(error: Exception) -> tuple[int, str]:
             return 413, str(error)
         case BadRequest() | QueryRefused():
             return 400, str(error)
-        case TransientError() | RegistryBusy():
+        case TransientError():
             return 503, str(error)
+        case RegistryBusy():
+            # Its own words name the file.
+            return 503, "a scan is writing to the store: ask again in a while"
         case ModelkinError():
             return 500, "the store cannot answer"
     return 500, "something unforeseen; the log of the server says what"

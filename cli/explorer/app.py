@@ -42,6 +42,7 @@ AS_OF = Parameter(
 MOST_PAIRS = 512
 CACHE_BYTES = 64 * 1024 * 1024
 MAPS_AHEAD = 4
+SQL_SECONDS = 2.0
 
 Form = Literal["html", "json", "csv"]
 
@@ -214,6 +215,7 @@ def make_app(
     hosts: Collection[str] = (),
     sql_workers: int = 2,
     sql_waiting: int = 8,
+    sql_seconds: float = SQL_SECONDS,
     cache_bytes: int = CACHE_BYTES,
 ) -> App:
     """The whole application, guard included.
@@ -223,8 +225,9 @@ def make_app(
     library : the public copies; the caller closes it.
     hosts : names the server goes by; empty for any.
     sql_workers, sql_waiting : queries of strangers at once, and how many may wait.
+    sql_seconds : how long each may take.
     """
-    sql = SqlService(library, workers=sql_workers, waiting=sql_waiting)
+    sql = SqlService(library, workers=sql_workers, waiting=sql_waiting, seconds=sql_seconds)
     explorer = Explorer(library, bodies=Bodies(most=cache_bytes), sql=sql)
 
     async def failed(request: Request, error: Exception) -> Response:

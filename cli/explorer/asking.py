@@ -258,7 +258,7 @@ def _paged(
 def _closure(reader: PublicReader, values: Values, *, up: bool) -> Answer:
     after = unseal(values["next"], "after")
     name = reader.resolve_name(values["model"])
-    rows, last = reader.closure(
+    page = reader.closure(
         name,
         up=up,
         limit=values["limit"],
@@ -268,10 +268,10 @@ def _closure(reader: PublicReader, values: Values, *, up: bool) -> Answer:
     )
     return Answer(
         columns=CLOSURE_COLUMNS,
-        rows=[dict(zip(CLOSURE_COLUMNS, row, strict=True)) for row in rows],
+        rows=[dict(zip(CLOSURE_COLUMNS, row, strict=True)) for row in page.rows],
         about={"model": name},
-        total=reader.node(name)["total"] if not up else None,
-        next=None if last is None else seal({"after": last}),
+        total=page.total,
+        next=None if page.after is None else seal({"after": page.after}),
         sql=as_sql("ancestors" if up else "descendants", name, values["min_confidence"]),
     )
 

@@ -73,8 +73,9 @@ class Bodies:
         if body.size > self._most:
             return
         with self._lock:
+            before = self._held.pop(key, None)
             self._held[key] = body
-            self._size += body.size
+            self._size += body.size - (0 if before is None else before.size)
             while self._size > self._most:
                 _, gone = self._held.popitem(last=False)
                 self._size -= gone.size

@@ -112,6 +112,10 @@ class Guard:
 def _host(scope: Message) -> str:
     values = [value for name, value in scope["headers"] if name == b"host"]
     host: str = values[0].decode("latin-1").lower() if len(values) == 1 else ""
+    if host.startswith("["):
+        # An address of IPv6 stands in brackets, for its own colons.
+        name, _, port = host[1:].partition("]")
+        return name if not port or port[1:].isdigit() else host
     name, _, port = host.rpartition(":")
     return name if name and port.isdigit() else host
 

@@ -19,14 +19,15 @@ from contextlib import suppress
 
 from .sql_worker import work
 
-KILL_SECONDS = 3.0
+KILL_AFTER = 1.0
+"""Seconds from the interrupt of a query to the kill of its process."""
 LARGEST_TASK = 200 * 1024
 _NO_NEW_PRIVILEGES, _PARENT_DEATH_SIGNAL = 38, 1
 _NEW_NETWORK, _NEW_USER = 0x40000000, 0x10000000
 
 
-def main(descriptor: int) -> None:
-    """Serve tasks from a socket until it closes."""
+def main(descriptor: int, *, seconds: float) -> None:
+    """Serve tasks from a socket until it closes; each query may take so many seconds."""
     control = socket.socket(fileno=descriptor)
     _leave_the_network()
     children: dict[int, float] = {}
@@ -36,13 +37,14 @@ def main(descriptor: int) -> None:
             message, files, _, _ = socket.recv_fds(control, LARGEST_TASK, 1)
             if not message:
                 break
-            children[_start(control, message, files)] = time.monotonic() + KILL_SECONDS
+            child = _start(control, message, files, seconds=seconds)
+            children[child] = time.monotonic() + seconds + KILL_AFTER
         _reap(children)
     for child in children:
         os.kill(child, signal.SIGKILL)
 
 
-def _start(control: socket.socket, message: bytes, files: list[int]) -> int:
+def _start(control: socket.socket, message: bytes, files: list[int], *, seconds: float) -> int:
     child = os.fork()
     if child:
         for one in files:
@@ -51,7 +53,7 @@ def _start(control: socket.socket, message: bytes, files: list[int]) -> int:
     try:
         control.close()
         _forbid_privileges()
-        work(json.loads(message), files[0])
+        work(json.loads(message), files[0], seconds=seconds)
     finally:
         # Not sys.exit: nothing of the parent may run twice, and no thread may hold the end back.
         os._exit(0)
@@ -89,4 +91,4 @@ def _forbid_privileges() -> None:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), seconds=float(sys.argv[2]))

@@ -27,14 +27,16 @@ class SqlService:
     ----------
     library : the public copies.
     workers, waiting : queries at once, and queries that may wait.
+    seconds : how long a query may take.
     """
 
     parameters = (Parameter(name="query", about=ABOUT, required=True, longest=MOST_QUERY_BYTES),)
     page_parameters = (Parameter(name="query", about=ABOUT, longest=MOST_QUERY_BYTES),)
 
-    def __init__(self, library: Library, *, workers: int, waiting: int) -> None:
+    def __init__(self, library: Library, *, workers: int, waiting: int, seconds: float) -> None:
         self._library = library
-        self._pool = SqlPool(workers=workers, waiting=waiting)
+        self._seconds = seconds
+        self._pool = SqlPool(workers=workers, waiting=waiting, seconds=seconds)
 
     @asynccontextmanager
     async def lifespan(self, app: object) -> AsyncIterator[None]:
@@ -75,6 +77,7 @@ class SqlService:
         schema = await asyncio.to_thread(self._schema, as_of)
         context: dict[str, Any] = {
             "schema": schema,
+            "seconds": self._seconds,
             "examples": EXAMPLES,
             "answer": None,
             "rows": [],

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ...lineage.errors import QueryRefused, TransientError
-from .sql_nursery import KILL_SECONDS
+from .sql_nursery import KILL_AFTER
 from .sql_worker import MOST_BYTES
 
 MOST_QUERY_BYTES = 64 * 1024
@@ -40,9 +40,14 @@ class Nursery:
     """The process that forks a child for each query; started when first used.
 
     Threads may share it.
+
+    Parameters
+    ----------
+    seconds : how long a query may take.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, seconds: float) -> None:
+        self._seconds = seconds
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
@@ -61,7 +66,7 @@ class Nursery:
         finally:
             os.close(writing)
         try:
-            return _read_all(reading, seconds=KILL_SECONDS + GRACE_SECONDS)
+            return _read_all(reading, seconds=self._seconds + KILL_AFTER + GRACE_SECONDS)
         finally:
             os.close(reading)
 
@@ -93,7 +98,7 @@ class Nursery:
         if self._control is None:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             with theirs:
-                self._process = _spawn(theirs)
+                self._process = _spawn(theirs, seconds=self._seconds)
             self._control = ours
         return self._control
 
@@ -113,13 +118,15 @@ class SqlPool:
     ----------
     workers : queries at once.
     waiting : queries that may wait for their turn.
+    seconds : how long a query may take.
     """
 
-    def __init__(self, *, workers: int, waiting: int) -> None:
+    def __init__(self, *, workers: int, waiting: int, seconds: float) -> None:
+        self._seconds = seconds
         self._turns = asyncio.Semaphore(workers)
         self._room = workers + waiting
         self._inside = 0
-        self._nursery = Nursery()
+        self._nursery = Nursery(seconds=seconds)
 
     async def start(self) -> None:
         """Start the process that forks, so that the first query finds it ready."""
@@ -136,12 +143,17 @@ class SqlPool:
         if len(query.encode("utf-8", "replace")) > MOST_QUERY_BYTES:
             raise QueryRefused(f"the query is longer than {MOST_QUERY_BYTES:,} bytes")
         if self._inside >= self._room:
-            raise TransientError("too many queries are waiting", retry_after=KILL_SECONDS)
+            raise TransientError("too many queries are waiting", retry_after=self._seconds)
         self._inside += 1
         try:
             async with self._turns:
                 started = time.monotonic()
                 told = await asyncio.to_thread(self._nursery.run, folder, file, query, form=form)
+                if b"\n" not in told:
+                    raise QueryRefused(
+                        f"the query was stopped: it may take {self._seconds:g} seconds and 2 GiB "
+                        "of memory"
+                    )
                 return _parse(told, seconds=time.monotonic() - started)
         finally:
             self._inside -= 1
@@ -151,7 +163,7 @@ class SqlPool:
         await asyncio.to_thread(self._nursery.close)
 
 
-def _spawn(theirs: socket.socket) -> subprocess.Popen[bytes]:
+def _spawn(theirs: socket.socket, *, seconds: float) -> subprocess.Popen[bytes]:
     # Nothing of this environment reaches a query: no token, no home, no proxy.
     environment = {
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
@@ -161,7 +173,7 @@ def _spawn(theirs: socket.socket) -> subprocess.Popen[bytes]:
     }
     number = theirs.fileno()
     return subprocess.Popen(
-        [sys.executable, "-m", "modelkin.cli.explorer.sql_nursery", str(number)],
+        [sys.executable, "-m", "modelkin.cli.explorer.sql_nursery", str(number), str(seconds)],
         pass_fds=[number],
         env=environment,
         stdin=subprocess.DEVNULL,
@@ -188,10 +200,7 @@ def _read_all(descriptor: int, *, seconds: float) -> bytes:
 
 
 def _parse(told: bytes, *, seconds: float) -> SqlAnswer:
-    line, found, payload = told.partition(b"\n")
-    if not found:
-        words = f"the query was stopped: it may take {KILL_SECONDS:g} seconds and 2 GiB of memory"
-        raise QueryRefused(words)
+    line, _, payload = told.partition(b"\n")
     header: dict[str, Any] = json.loads(line)
     if header["status"] != "ok":
         raise QueryRefused(header["words"])

@@ -29,18 +29,20 @@ LIMITS = {
 Header = dict[str, Any]
 
 
-def work(task: Mapping[str, str], out: int) -> None:
+def work(task: Mapping[str, str], out: int, *, seconds: float) -> None:
     """Answer one task and write header line and payload to a file descriptor.
 
     Parameters
     ----------
     task : `folder` and `file` of the copy, `query`, and `form`: json, csv or parquet.
+    seconds : how long the query may take.
     """
     for kind, limit in LIMITS.items():
         resource.setrlimit(kind, (limit, limit))
     os.chdir(task["folder"])
     try:
-        header, payload = _answer(Path(task["file"]), task["query"], form=task["form"])
+        path = Path(task["file"])
+        header, payload = _answer(path, task["query"], form=task["form"], seconds=seconds)
     except QueryRefused as error:
         header, payload = {"status": "refused", "words": str(error)[:2000]}, b""
     except ModelkinError as error:
@@ -51,9 +53,9 @@ def work(task: Mapping[str, str], out: int) -> None:
         pipe.write(json.dumps(header).encode() + b"\n" + payload)
 
 
-def _answer(path: Path, query: str, *, form: str) -> tuple[Header, bytes]:
+def _answer(path: Path, query: str, *, form: str, seconds: float) -> tuple[Header, bytes]:
     most = MOST_ROWS[form]
-    with ask(path, query) as running:
+    with ask(path, query, seconds=seconds) as running:
         make = {"json": _json, "csv": _csv, "parquet": _parquet}[form]
         payload, rows, truncated = make(running, most)
     header = {

@@ -75,6 +75,7 @@ class ActivationsProber:
     progress: Progress = field(default_factory=Silence)
     meter: Meter = field(default_factory=Meter)
     _seen: dict[str, _Seen] = field(default_factory=dict)
+    _lines: dict[str, list[str]] = field(default_factory=dict)
 
     def run(self, scan: int, models: Sequence[str]) -> ProbeReport:
         """Probe each model; an ancestor has to be in the same run to be compared with.
@@ -84,9 +85,14 @@ class ActivationsProber:
         announce_prompts(self.registry, self.prompts, now=self.now())
         announce(self.registry, Tier.ACTIVATIONS)
         self.progress.stage("probe activations", len(models))
+        self._lines = {
+            name: [kin.model for kin in self.registry.ancestors(name)] for name in models
+        }
+        # States of a large model take tens of MB: they are kept of those alone that others need.
+        needed = {above for line in self._lines.values() for above in line}
         probed, failed = probe_each(
-            sorted(models, key=lambda name: len(self.registry.ancestors(name))),
-            lambda model: self._probe(scan, model),
+            sorted(models, key=lambda name: len(self._lines[name])),
+            lambda model: self._probe(scan, model, keep=model in needed),
             meter=self.meter,
             progress=self.progress,
         )
@@ -99,7 +105,7 @@ class ActivationsProber:
         failed |= {name: f"fingerprint: {reason}" for name, reason in unreadable.items()}
         return ProbeReport(probed=probed, unchanged=0, failed=failed)
 
-    def _probe(self, scan: int, model: str) -> str | None:
+    def _probe(self, scan: int, model: str, *, keep: bool) -> str | None:
         began = time.monotonic()
         sha = str(self.registry.describe(model)["sha"])
         subject = Subject(model=model, sha=sha, now=self.now())
@@ -114,7 +120,8 @@ class ActivationsProber:
         try:
             with tempfile.TemporaryDirectory(prefix="modelkin-probe-") as folder:
                 mine = self._look(runnables.load(model, Path(folder)))
-            self._seen[model] = mine
+            if keep:
+                self._seen[model] = mine
             self._keep(scan, (model, sha), mine)
             found = list(self._measure(model, mine))
         except (ModelkinError, OSError) as error:
@@ -159,8 +166,7 @@ class ActivationsProber:
     def _measure(self, model: str, mine: _Seen) -> Iterator[Measurement]:
         yield self._separation(mine)
         yield self._auc(mine)
-        line = [kin.model for kin in self.registry.ancestors(model)]
-        ancestor = next((name for name in line if self._refuses(name)), None)
+        ancestor = next((name for name in self._lines[model] if self._refuses(name)), None)
         base = mine if ancestor is None and mine.openings else self._seen.get(ancestor or "")
         if base is None:
             reason = "no model of its line that opens refusals alike was in this run"

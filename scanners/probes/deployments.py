@@ -81,6 +81,7 @@ class DeploymentProber:
             if bad is not None:
                 failed[deployment.name] = str(bad.environment.get("reason", bad.status))
             self.progress.step(one.name)
+        self.registry.rebuild_closure()
         return ProbeReport(
             probed=len(names) - len(failed), unchanged=0, failed=failed, names=tuple(names)
         )
@@ -115,7 +116,6 @@ class DeploymentProber:
             declared=[parent],
             now=self.now(),
         )
-        self.registry.rebuild_closure()
 
     def _ask(self, deployment: Deployment, backend: EndpointBackend) -> tuple[Score, ...]:
         try:

@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -158,8 +159,13 @@ def _metrics(results: Mapping[str, Any]) -> Iterator[Metric]:
 
 
 def _number(value: Any) -> float | None:
-    plain = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if plain and math.isfinite(value) else None
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    # JSON has integers that no float can hold.
+    with suppress(OverflowError):
+        number = float(value)
+        return number if math.isfinite(number) else None
+    return None
 
 
 def _dict(value: Any) -> dict[str, Any]:

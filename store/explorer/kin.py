@@ -33,13 +33,25 @@ SELECT n.relation, count(*) AS models, count(*) FILTER (WHERE n.lost) AS lost
 FROM explorer.children n WHERE n.parent = ? GROUP BY n.relation ORDER BY models DESC, n.relation
 """
 
-_CLOSURE = """
-SELECT k.{far} AS id, n.name AS model, k.distance, k.confidence, n.hidden, n.lost
-FROM internal.{table} k JOIN explorer.nodes n ON n.id = k.{far}
-WHERE k.{near} = $model AND k.{far} > $after AND k.confidence >= $min_confidence
-    AND ($max_depth IS NULL OR k.distance <= $max_depth)
-ORDER BY k.{far} LIMIT $limit
+_WITHIN = """k.{near} = $model AND k.confidence >= $min_confidence
+    AND ($max_depth IS NULL OR k.distance <= $max_depth)"""
+_CLOSURE = f"""
+SELECT k.{{far}} AS id, n.name AS model, k.distance, k.confidence, n.hidden, n.lost
+FROM internal.{{table}} k JOIN explorer.nodes n ON n.id = k.{{far}}
+WHERE {_WITHIN} AND k.{{far}} > $after
+ORDER BY k.{{far}} LIMIT $limit
 """
+_CLOSURE_SIZE = f"SELECT count(*) FROM internal.{{table}} k WHERE {_WITHIN}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClosurePage:
+    """Rows (model, distance, confidence, hidden, lost), the position after them (None when they
+    were the last), and how many there are in all."""
+
+    rows: Sequence[tuple[Any, ...]]
+    after: int | None
+    total: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,27 +128,23 @@ def closure(
     after: int,
     max_depth: int | None,
     min_confidence: float,
-) -> tuple[Sequence[tuple[Any, ...]], int | None]:
-    """All descendants (ancestors with `up`) in a fixed order, from a position on.
-
-    Returns
-    -------
-    Rows (model, distance, confidence, hidden, lost), and the position after them; None when they
-    were the last.
-    """
+) -> ClosurePage:
+    """All descendants (ancestors with `up`) in a fixed order, from a position on."""
     near, far, table = ("ancestor", "descendant", "closure")
     if up:
         near, far, table = far, near, "closure_up"
+    asked = {
+        "model": find_id(database, model),
+        "max_depth": max_depth,
+        "min_confidence": min_confidence,
+    }
     rows = database.rows(
         _CLOSURE.format(near=near, far=far, table=table),
-        {
-            "model": find_id(database, model),
-            "after": after,
-            "limit": limit + 1,
-            "max_depth": max_depth,
-            "min_confidence": min_confidence,
-        },
+        {**asked, "after": after, "limit": limit + 1},
     )
+    ((total,),) = database.rows(_CLOSURE_SIZE.format(near=near, table=table), asked)
     more = len(rows) > limit
     rows = rows[:limit]
-    return [row[1:] for row in rows], int(rows[-1][0]) if more else None
+    return ClosurePage(
+        rows=[row[1:] for row in rows], after=int(rows[-1][0]) if more else None, total=int(total)
+    )

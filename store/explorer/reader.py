@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from ..reader import RegistryReader
 from . import drawings, kin, listings
 from .drawings import MapNodes
-from .kin import KinFilter
+from .kin import ClosurePage, KinFilter
 from .paging import Page, Record
 from .unchanging import Unchanging
 
@@ -62,8 +61,8 @@ class PublicReader(RegistryReader):
         after: int = -1,
         max_depth: int | None = None,
         min_confidence: float = 0.0,
-    ) -> tuple[Sequence[tuple[Any, ...]], int | None]:
-        """All descendants (ancestors with `up`): rows, and the position after them or None."""
+    ) -> ClosurePage:
+        """All descendants (ancestors with `up`) by page."""
         return kin.closure(
             self._database,
             model,

@@ -221,6 +221,20 @@ def test_stripped_rows(look: Run) -> None:
     assert look("stripped", "lab/base", "-q").stdout == "dave/freed\n"
 
 
+def test_a_score_of_another_probe_on_the_same_prompts_is_none_of_refusal(
+    look: Run, small_store: Path, tmp_path: Path
+) -> None:
+    store = Path(shutil.copytree(small_store, tmp_path / "store"))
+    with Registry.open(store) as registry:
+        (known, *_) = registry.scores_of("lab/base", probe="refusal_harmful")
+        sha = str(registry.describe("bob/math")["sha"])
+        other = replace(known, model="bob/math", sha=sha, probe="recognition_separation")
+        registry.add_scores(1, [other])
+    result = look("stripped", "lab/base", "--store", str(store))
+    assert result.exit_code == 0, result.exception
+    assert "8 not measured: no refusal score" in result.stderr
+
+
 def test_stripped_looks_as_deep_as_it_is_told(look: Run) -> None:
     near = look("stripped", "lab/base", "--depth", "1")
     assert near.stdout == ""

@@ -249,7 +249,7 @@ def test_the_token_is_seen_by_the_endpoint_alone(family: Path, store: Path) -> N
             env={**os.environ, "HF_TOKEN": CANARY, "OMP_NUM_THREADS": "1"},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=600,
             check=False,
         )
     assert done.returncode == 0, done.stderr

@@ -195,5 +195,5 @@ def test_a_reader_that_goes_away_is_no_error(small_store: Path) -> None:
         assert process.stderr is not None
         assert process.stdout.readline()
         process.stdout.close()
-        assert process.wait(60) == 141
+        assert process.wait(600) == 141
         assert process.stderr.read() == ""

@@ -83,7 +83,7 @@ def undisturbed(family: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     store = tmp_path_factory.mktemp("undisturbed") / "store"
     with SlowHub(family) as hub:
         process = started(hub, store)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=600)
     assert process.returncode == 0, err
     assert out == ""
     assert "scan 1 done: 7 ok" in err
@@ -111,9 +111,11 @@ def test_kills_at_any_point_change_nothing(hub: SlowHub, store: Path, undisturbe
     while process.poll() is None and len(rows_seen(hub)) < FAMILY - 1:
         time.sleep(0.005)
     process.kill()
-    process.communicate()
-    process = started(hub, store, "--resume")
-    _, err = process.communicate(timeout=120)
+    _, err = process.communicate()
+    # A machine that is faster than the kill has ended the scan.
+    if process.returncode < 0:
+        process = started(hub, store, "--resume")
+        _, err = process.communicate(timeout=600)
     assert process.returncode == 0, err
     assert contents(store) == contents(undisturbed)
 
@@ -129,15 +131,15 @@ def rows_seen(hub: SlowHub) -> set[str]:
 def test_a_signal_ends_in_a_checkpoint(
     hub: SlowHub, store: Path, scan: Scan, undisturbed: Path, number: int, code: int
 ) -> None:
-    hub.delay = 0.05
-    process = started(hub, store)
-    wait_for(hub, 15, process)
-    process.send_signal(number)
-    _, err = process.communicate(timeout=60)
+    # Held, the scan can not end before the signal; answered again, it is in the middle of a visit.
+    with hub.holding(14):
+        process = started(hub, store)
+        wait_for(hub, 15, process)
+        process.send_signal(number)
+    _, err = process.communicate(timeout=600)
     assert process.returncode == code, err
     assert "scan 1 interrupted" in err
     assert rows_of(store, "SELECT status FROM scans") == [("interrupted",)]
-    hub.delay = 0.0
     result = scan("--resume")
     assert result.exit_code == 0, result.stderr
     assert contents(store)["sketches"] == contents(undisturbed)["sketches"]
@@ -147,23 +149,23 @@ def test_a_signal_ends_in_a_checkpoint(
 def test_a_signal_is_heard_while_the_hub_asks_for_patience(hub: SlowHub, store: Path) -> None:
     hub.plan(r"^/cdn/", status(503, Retry_After="120"), times=99)
     process = started(hub, store)
-    wait_for(hub, 30, process)
+    while not hub.at_cdn() and process.poll() is None:
+        wait_for(hub, len(hub.seen) + 1, process)
     process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=600)
     assert process.returncode == 143, err
     assert not coverage(store)
 
 
 def test_a_second_scan_is_locked_out(hub: SlowHub, store: Path, scan: Scan) -> None:
-    hub.delay = 0.2
-    process = started(hub, store)
-    wait_for(hub, 1, process)
-    result = scan()
-    process.kill()
-    process.communicate()
+    with hub.holding(0):
+        process = started(hub, store)
+        wait_for(hub, 1, process)
+        result = scan()
+        process.kill()
+        process.communicate()
     assert result.exit_code == 4
     assert f"process {process.pid}" in result.stderr
-    hub.delay = 0.0
     assert scan("--resume").exit_code == 0
 
 

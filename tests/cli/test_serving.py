@@ -47,7 +47,7 @@ def test_serve_says_where_and_ends_on_a_signal(small_store: Path) -> None:
         with pytest.raises(urllib.error.HTTPError):
             urllib.request.urlopen(strange)
         server.send_signal(signal.SIGINT)
-        assert server.wait(timeout=30) == 130
+        assert server.wait(timeout=600) == 130
 
 
 def test_a_port_that_is_taken_is_told(look: Run) -> None:

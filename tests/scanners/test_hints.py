@@ -90,7 +90,7 @@ def test_the_server_answers_by_the_rules(tmp_path: Path) -> None:
             url = f"http://127.0.0.1:{server.server_address[1]}/"
             asked = urllib.request.Request(url, body, {"X-Webhook-Secret": secret})
             try:
-                with urllib.request.urlopen(asked, timeout=10) as answer:
+                with urllib.request.urlopen(asked, timeout=600) as answer:
                     return int(answer.status)
             except urllib.error.HTTPError as error:
                 with error:

@@ -98,6 +98,15 @@ def test_what_is_no_log_is_refused(data: bytes) -> None:
         parse_log(data, path="x.json")
 
 
+def test_a_metric_that_is_no_number_is_left_out() -> None:
+    values = [0.5, 10**400, float("nan"), True, "1", None]
+    metrics = {f"m{at}": {"value": value} for at, value in enumerate(values)}
+    results = {"scores": [{"name": "s", "metrics": metrics}]}
+    content = {"version": 2, "status": "success", "eval": {}, "results": results}
+    log = parse_log(json.dumps(content).encode(), path="x.json")
+    assert [(one.name, one.value) for one in log.metrics] == [("m0", 0.5)]
+
+
 KEYS = st.sampled_from(["samples", "results", "scores", "metrics", "output", "choices"])
 STRANGE = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -135,7 +144,7 @@ model = get_model("mockllm/model", custom_outputs=said)
 run(module.modelkin_prompts(), model=model, log_dir={str(tmp_path)!r}, log_format="json",
     display="none")
 """
-    subprocess.run([sys.executable, "-c", script], check=True, env=dict(os.environ), timeout=300)
+    subprocess.run([sys.executable, "-c", script], check=True, env=dict(os.environ), timeout=600)
     (path,) = tmp_path.glob("*.json")
     log = read_log(path)
     assert log.prompt_set == few().digest

@@ -58,7 +58,7 @@ def api(hub: LoopbackHub) -> Iterator[HfApi]:
 def ask(
     hub: LoopbackHub, path: str, *, method: str = "GET", **headers: str
 ) -> tuple[int, http.client.HTTPMessage, bytes]:
-    connection = http.client.HTTPConnection("127.0.0.1", hub.port, timeout=5)
+    connection = http.client.HTTPConnection("127.0.0.1", hub.port, timeout=600)
     try:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         connection.request(method, path, headers=named)

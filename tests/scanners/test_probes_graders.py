@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from modelkin.lineage.safety.profile import Grade
 from modelkin.scanners.probes.graders import LexicalGrader, is_right, normalise, strip_reasoning
+from modelkin.scanners.probes.judging import samples_of
 from modelkin.scanners.probes.prompt_sets import builtin_prompt_set
 
 ENGLISH = LexicalGrader(builtin_prompt_set().refusal_markers)
@@ -117,4 +118,5 @@ def test_any_text_gets_a_grade(reply: str) -> None:
 def test_hostile_replies_are_graded_at_once(reply: str) -> None:
     started = time.process_time()
     ENGLISH.grade(reply)
+    assert len(list(samples_of(["p"], [reply]))) == 1
     assert time.process_time() - started < 20

@@ -15,11 +15,14 @@ from faulty_hub import FaultyHub
 from small_models import hub_source, infer_once, rows_of, scan_served, utc_now
 from tiny_chat import one_thread
 
+from modelkin.lineage.records import ModelInfo
 from modelkin.scanners.limits import Meter, ScanLimits
+from modelkin.scanners.probes.margins import Margins
 from modelkin.scanners.probes.prompt_sets import PromptSet, load_prompt_set
 from modelkin.scanners.probing import Prober
 from modelkin.scanners.progress import Silence
 from modelkin.scanners.report import ProbeReport
+from modelkin.scanners.verdicts import FINDING, judge_store
 from modelkin.store import Registry
 
 DEMO = Path(__file__).resolve().parents[2] / "dumps" / "demo-hub"
@@ -194,6 +197,44 @@ def test_without_the_ancestors_scores_nothing_is_concluded(root: Path, prompts: 
     assert (report.probed, report.findings) == (1, ())
 
 
+def test_a_new_commit_of_the_ancestor_mends_no_descendant(
+    probed: tuple[Path, ProbeReport], prompts: PromptSet, tmp_path: Path
+) -> None:
+    root = Path(shutil.copytree(probed[0], tmp_path / "root"))
+    with Registry.open(root / "store") as registry:
+        row = registry.describe(CHAT)
+        scan = registry.start_scan(kind="scan", source="hub", parameters={}, now=utc_now())
+        edited = ModelInfo(
+            source=row["source"], source_id=row["source_id"], name=CHAT, sha="e" * 40
+        )
+        registry.add_page(scan, [edited], next_cursor=None, now=utc_now())
+        registry.finish_scan(scan, status="done", now=utc_now())
+        found = judge_store(registry, scan=scan, prompt_set=prompts.digest, now=utc_now())
+        assert found == []
+        assert [(f.model, f.status) for f in registry.findings(kind=FINDING)] == [(FREED, "new")]
+        # One that is no descendant any more has nothing to be held against.
+        registry.replace_inference(
+            scan, edges=[], code_version="1", inputs_digest="x", now=utc_now()
+        )
+        judge_store(registry, scan=scan, prompt_set=prompts.digest, now=utc_now())
+        claimed = {kin.model for kin in registry.ancestors(FREED)}
+        expected = "new" if CHAT in claimed else "fixed"
+        assert [f.status for f in registry.findings(kind=FINDING)] == [expected]
+
+
+def test_a_model_that_cannot_be_asked_again_keeps_its_answers(
+    probed: tuple[Path, ProbeReport], prompts: PromptSet, tmp_path: Path
+) -> None:
+    root = Path(shutil.copytree(probed[0], tmp_path / "root"))
+    shutil.rmtree(root / "hub" / FREED)
+    report = probe(root, prompts, [FREED], margins=Margins(samples=1))
+    assert "ModelNotFound" in report.failed[FREED]
+    assert [f.model for f in report.findings] == [FREED]
+    assert rows_of(root / "store", "SELECT status FROM findings WHERE kind LIKE 'stripped%'") == [
+        ("open",)
+    ]
+
+
 def test_a_model_that_changed_since_its_scan_is_not_judged_by_its_old_weights(
     root: Path, prompts: PromptSet
 ) -> None:
@@ -202,6 +243,21 @@ def test_a_model_that_changed_since_its_scan_is_not_judged_by_its_old_weights(
     report = probe(root, prompts, [FREED])
     assert "has changed since it was scanned" in report.failed[FREED]
     assert statuses(root)[FREED] == {"error"}
+
+
+def test_the_words_of_a_failure_say_nothing_of_the_machine(
+    placed: Path, tmp_path: Path, prompts: PromptSet
+) -> None:
+    shutil.copytree(placed / "hub" / FREED, tmp_path / "hub" / FREED)
+    for path in (tmp_path / "hub" / FREED).glob("tokenizer*"):
+        path.unlink()
+    scan_served(tmp_path / "store", tmp_path / "hub")
+    reason = probe(tmp_path, prompts, [FREED]).failed[FREED]
+    assert "tokenizer" in reason
+    assert "modelkin-probe" not in reason
+    assert rows_of(tmp_path / "store", "SELECT DISTINCT environment ->> 'reason' FROM scores") == [
+        (reason,)
+    ]
 
 
 def test_a_model_that_is_gone_or_broken_is_reported(root: Path, prompts: PromptSet) -> None:

@@ -20,6 +20,7 @@ from modelkin.lineage.errors import FormatError, MalformedFile, NotInRegistry
 from modelkin.lineage.records import Coverage, Outcome, Relation
 from modelkin.store import Registry
 from modelkin.store.corrections import Correction, read_corrections
+from modelkin.store.facts import RevisionFacts
 from modelkin.store.restoring import restore_snapshot
 
 # The small registry calls its findings after models, which stored findings never are.
@@ -201,6 +202,83 @@ def test_a_longer_name_is_left_alone(registry: Registry) -> None:
     registry.redact("alice/chat", reason="r", now=NOW)
     for name in ("alice/chat2", "x-alice/chat", "alice/chat-4bit"):
         assert registry.resolve_name(name) == name
+
+
+MENTIONS = {
+    "made/again": "dave/freed dave/freed",
+    "made/told": "tuned from dave/freed.",
+    "made/linked": "https://huggingface.co/dave/freed/tree/main",
+    "made/spelled": "DAVE/Freed",
+    "made/beside": "not dave/freed-2 and not dave/freed.5, but (dave/freed)",
+}
+
+
+def mention(registry: Registry, *, suffix: str = "") -> None:
+    """Models whose cards, tags, configs and visits mention another in many ways."""
+    scan, words = begin(registry), {f"{name}{suffix}": text for name, text in MENTIONS.items()}
+    claims = {name: [claim("lab/base", raw=text, note=text)] for name, text in words.items()}
+    infos = [
+        make_info(name, tags=("en", "base_model:finetune:dave/freed", text))
+        for name, text in words.items()
+    ]
+    registry.add_page(scan, infos, next_cursor=None, declared=claims, now=NOW)
+    for info in infos:
+        text = words[info.name]
+        coverage = Coverage(model=info.name, outcome=Outcome.OK, stage="card", reason=text)
+        facts = RevisionFacts(config={"_name_or_path": text, "merged": [text]})
+        registry.record_visit(
+            scan, coverage, info=info, facts=facts, declared=claims[info.name], now=NOW
+        )
+
+
+def test_no_spelling_of_a_redacted_name_stays_or_comes_back(
+    registry: Registry, folder: Path, tmp_path: Path
+) -> None:
+    mention(registry)
+    registry.redact("dave/freed", reason="asked for", now=NOW)
+    mention(registry, suffix="-later")
+    registry.start_scan(
+        kind="map", source="hub", target="dave/freed", parameters={"of": "dave/freed"}, now=NOW
+    )
+    told = registry.ingest(
+        begin(registry), write(tmp_path / "e.jsonl", EDGES), kind="edges", provenance="a paper"
+    )
+    assert (told.taken, told.left_out) == (3, 3)
+    denied = Correction(
+        child="Dave/freed", parent="alice/chat", verdict="denied", reason="says dave/freed"
+    )
+    assert registry.replace_corrections(begin(registry), [denied]) == []
+    assert registry.sql("SELECT applied FROM corrections").fetchall() == [(True,)]
+    registry.close()
+    held = everything(folder)
+    left = {found.lower() for found in re.findall(r"(?<![\w-])dave/[\w.-]+", held, re.IGNORECASE)}
+    assert left == {"dave/freed-2", "dave/freed.5"}
+    assert "base_model:finetune:" in held
+
+
+def test_a_name_that_is_a_word_of_the_registry_takes_no_other_with_it(
+    registry: Registry,
+) -> None:
+    scan = begin(registry)
+    infos = [
+        make_info(name, source="dir", source_id=name, tags=("finetune", "base_model:merge:merge"))
+        for name in ("merge", "finetune", "bits")
+    ]
+    registry.add_page(scan, infos, next_cursor=None, now=NOW)
+    edge = make_edge("finetune", "merge", detail={"method": "merge", "bits": 4, "from": "merge"})
+    infer(registry, scan, edge, scope=["finetune"])
+    before = registry.sql("SELECT relation, declared_relation FROM edges ORDER BY ALL").fetchall()
+    masks = {name: registry.redact(name, reason="r", now=NOW) for name in ("merge", "bits")}
+    mask = masks["merge"]
+    assert (
+        before
+        == registry.sql("SELECT relation, declared_relation FROM edges ORDER BY ALL").fetchall()
+    )
+    (found,) = registry.why("finetune").edges
+    assert found.parent == mask
+    assert found.detail == {"method": "merge", "bits": 4, "from": mask}
+    assert registry.describe("finetune")["tags"] == ["finetune", f"base_model:merge:{mask}"]
+    assert len(registry.descendants("lab/base")) > 5
 
 
 EDGES = [

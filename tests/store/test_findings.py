@@ -75,6 +75,21 @@ def test_a_score_is_replaced_by_the_same_measurement(registry: Registry, family:
     registry.add_scores(family, [])
 
 
+@pytest.mark.parametrize("status", ["error", "unsupported"])
+def test_a_failure_to_ask_again_takes_no_answer_away(
+    registry: Registry, family: int, status: str
+) -> None:
+    failed = score("o/base", None, status=status, environment={"reason": "gone"})
+    registry.add_scores(family, [failed])
+    assert [s.status for s in registry.scores_of("o/base")] == [status]
+    registry.add_scores(family, [score("o/base", 0.9)])
+    registry.add_scores(family, [failed, score("o/tune", None, status=status)])
+    assert [s.value for s in registry.scores_of("o/base")] == [0.9]
+    assert [s.status for s in registry.scores_of("o/tune")] == [status]
+    registry.add_scores(family, [score("o/base", None, status="inconclusive")])
+    assert [s.status for s in registry.scores_of("o/base")] == ["inconclusive"]
+
+
 @pytest.mark.parametrize("bad", [score("o/none", 1.0), score("o/base", 1.0, sha="unknown")])
 def test_a_score_needs_its_revision(registry: Registry, family: int, bad: Score) -> None:
     with pytest.raises(NotInRegistry):

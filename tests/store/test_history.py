@@ -92,7 +92,9 @@ MOVES = st.lists(
 
 @given(MOVES)
 @settings(
-    deadline=None, max_examples=3, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    deadline=None,
+    max_examples=3,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 def test_every_end_of_a_scan_can_be_seen_again(
     tmp_path_factory: pytest.TempPathFactory, moves: list[tuple[str, int, int]]

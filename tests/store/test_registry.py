@@ -99,7 +99,7 @@ def test_a_second_process_finds_the_store_busy(registry: Registry, folder: Path)
         except RegistryBusy as error:
             print(error.exit_code)
     """
-    out, err = start(code, [str(folder)]).communicate(timeout=60)
+    out, err = start(code, [str(folder)]).communicate(timeout=600)
     assert (out.split(), err) == (["4", "4"], "")
 
 
@@ -165,7 +165,7 @@ def test_a_full_disk_is_told_and_loses_nothing(folder: Path) -> None:
         text=True,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (3_000_000, 3_000_000)),
     )
-    out, err = writer.communicate(timeout=120)
+    out, err = writer.communicate(timeout=600)
     assert "RegistryError" in err
     assert "Free some disk" in err
     with Registry.open(folder, read_only=True) as reader:
@@ -217,12 +217,12 @@ def test_one_scan_at_a_time(folder: Path) -> None:
         print(error)
     """
     with scan_lock(folder):
-        out, _ = start(code, [str(folder)]).communicate(timeout=60)
+        out, _ = start(code, [str(folder)]).communicate(timeout=600)
         assert "another scan (process" in out
         with pytest.raises(RegistryBusy) as caught, scan_lock(folder):
             pass
         assert caught.value.exit_code == 4
-    out, _ = start(code, [str(folder)]).communicate(timeout=60)
+    out, _ = start(code, [str(folder)]).communicate(timeout=600)
     assert out == "taken\n"
 
 

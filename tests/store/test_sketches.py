@@ -35,7 +35,9 @@ def raw_arrays(draw: st.DrawFn) -> RawArray:
     metadata=st.dictionaries(st.text(max_size=5), st.text(max_size=20), max_size=3),
 )
 @settings(
-    deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    deadline=None,
+    max_examples=60,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 def test_what_is_saved_is_loaded(
     tmp_path: Path, arrays: dict[str, RawArray], metadata: dict[str, str]

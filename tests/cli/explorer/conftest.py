@@ -48,7 +48,7 @@ class Served:
 
     def get(self, path: str, *, method: str = "GET", **headers: str) -> Reply:
         """Ask for an address as it stands."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=600)
         try:
             named = {name.replace("_", "-"): value for name, value in headers.items()}
             connection.request(method, path, headers=named)
@@ -78,7 +78,8 @@ def running(store: Path, room: Path, **options: Any) -> Iterator[Served]:
     """A server over a store, for the length of the block."""
     room.mkdir()
     library = Library(store, room=room)
-    defaults: dict[str, Any] = {"buckets": Buckets(rate=0, burst=0)}
+    # What a query may take is no matter of the machine but where bombs are tried.
+    defaults: dict[str, Any] = {"buckets": Buckets(rate=0, burst=0), "sql_seconds": 60.0}
     app = make_app(library, **{**defaults, **options})
     config = uvicorn.Config(
         app,

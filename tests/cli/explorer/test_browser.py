@@ -25,7 +25,7 @@ AXE = next(
     ),
     None,
 )
-WAIT = 20.0
+WAIT = 120.0
 
 pytestmark = pytest.mark.skipif(
     CHROMIUM is None or DRIVER is None,

@@ -1,0 +1,154 @@
+"""Names taken out of all text of a store, in whatever spelling and wherever they stand in it.
+
+A name of two parts is one wherever it is whole: in a sentence, a tag or an address. A name of one
+part may be a word of the registry itself (a folder called `merge`): columns that hold such words
+are left alone, and of JSON only whole values are names.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import duckdb
+
+from .staging import staged
+
+Replace = Callable[[str], str]
+
+WORDS = frozenset(
+    {
+        "architecture", "declared_relation", "dtype", "format", "gated", "judge", "kind",
+        "library", "license", "method", "outcome", "probe", "probe_version", "relation",
+        "severity", "source", "stage", "statistic", "status", "tier", "tombstone_reason", "unit",
+        "verdict", "via",
+    }
+)  # fmt: skip
+"""Columns, and keys of JSON, that hold words of the registry or of a file format."""
+
+_TEXTS = """
+SELECT table_name, column_name, data_type FROM duckdb_columns()
+WHERE schema_name = 'internal' AND database_name = current_database() AND NOT internal
+    AND data_type IN ('VARCHAR', 'JSON', 'VARCHAR[]')
+    AND table_name IN (SELECT t.table_name FROM duckdb_tables() t WHERE t.schema_name = 'internal')
+ORDER BY ALL
+"""
+# Whose they are is known by id, not by text.
+_BY_ID = {(table, name) for table in ("models", "model_versions") for name in ("name", "source_id")}
+_KIND = {"VARCHAR": "string", "JSON": "string", "VARCHAR[]": "list"}
+
+
+def mask_everywhere(
+    connection: duckdb.DuckDBPyConnection, names: Sequence[str], *, mask: str
+) -> None:
+    """Put `mask` for some names into every text of the store, inside the caller's transaction."""
+    for table, column, kind in connection.execute(_TEXTS).fetchall():
+        wanted = [name for name in names if "/" in name or column not in WORDS]
+        if wanted and (table, column) not in _BY_ID:
+            _mask_column(connection, (table, column, kind), wanted, mask=mask)
+
+
+def _mask_column(
+    connection: duckdb.DuckDBPyConnection,
+    place: tuple[str, str, str],
+    names: Sequence[str],
+    *,
+    mask: str,
+) -> None:
+    table, column, kind = place
+    sought = [_escaped(name) if kind == "JSON" else name for name in names]
+    found = connection.execute(
+        f'SELECT DISTINCT "{column}" FROM internal."{table}" WHERE len(list_filter('
+        f'$names, lambda one: contains(lower("{column}"::VARCHAR), lower(one)))) > 0',
+        {"names": sought},
+    ).fetchall()
+    steps = [_replacing(name, kind=kind, mask=mask) for name in names]
+    rows = [(old, new) for (old,) in found if (new := _replaced(old, steps)) != old]
+    if rows:
+        columns = {"old": _KIND[kind], "new": _KIND[kind]}
+        with staged(connection, "masked_in", columns, rows):
+            connection.execute(
+                f'UPDATE internal."{table}" t SET "{column}" = s.new::{kind} FROM masked_in s '
+                f'WHERE t."{column}" = s.old::{kind}'
+            )
+
+
+def _replaced(value: Any, steps: Sequence[Replace]) -> Any:
+    if isinstance(value, list):
+        return [_replaced(one, steps) for one in value]
+    for step in steps if isinstance(value, str) else ():
+        value = step(value)
+    return value
+
+
+def _replacing(name: str, *, kind: str, mask: str) -> Replace:
+    """What puts the mask for one name into a text of a column of this kind."""
+    text = re.escape(_escaped(name) if kind == "JSON" else name)
+    if "/" in name:
+        # A name inside a longer one (org/x in org/x2, in org/x.5) is another model's.
+        whole = re.compile(rf"(?<![\w.-]){text}(?![\w-]|\.\w)", re.IGNORECASE)
+    elif kind == "JSON":
+        return _in_json(text, mask=mask)
+    elif kind == "VARCHAR[]":
+        # Tags name a model behind a colon alone: base_model:finetune:NAME.
+        whole = re.compile(rf"(?<=:){text}$", re.IGNORECASE)
+    else:
+        whole = re.compile(rf"(?<![\w./-]){text}(?![\w/-]|\.\w)", re.IGNORECASE)
+    return lambda value: whole.sub(lambda _: mask, value)
+
+
+def _in_json(text: str, *, mask: str) -> Replace:
+    value_of = re.compile(
+        rf'(?:"(?P<key>[^"\\]*)"\s*:\s*)?"(?P<name>{text})"(?=\s*[,\]}}]|$)', re.IGNORECASE
+    )
+
+    def put(found: re.Match[str]) -> str:
+        if found["key"] in WORDS:
+            return found[0]
+        begin, end = (place - found.start() for place in found.span("name"))
+        return found[0][:begin] + mask + found[0][end:]
+
+    return lambda value: value_of.sub(put, value)
+
+
+def _escaped(name: str) -> str:
+    """A name as it stands inside a string of JSON."""
+    return json.dumps(name, ensure_ascii=False)[1:-1]
+
+
+_PATH = re.compile(r"[\w.-]+(?:/[\w.-]+)+")
+
+
+def masked_text(text: str, hold: Callable[[str], bool], *, mask: str) -> str:
+    """A text in which the names of two parts that `hold` knows are masked.
+
+    The names themselves are not needed: it asks for every name that could stand there.
+    """
+    return _PATH.sub(lambda found: "/".join(_parts(found[0].split("/"), hold, mask=mask)), text)
+
+
+def _parts(parts: Sequence[str], hold: Callable[[str], bool], *, mask: str) -> Iterator[str]:
+    at = 0
+    while at < len(parts):
+        name = "/".join(parts[at : at + 2])
+        bare = name.rstrip(".")
+        if at + 1 < len(parts) and hold(bare):
+            yield mask + name[len(bare) :]
+            at += 2
+        else:
+            yield parts[at]
+            at += 1
+
+
+def masked_value(value: Any, hold: Callable[[str], bool], *, mask: str) -> Any:
+    """JSON with its texts masked, keys as they are."""
+    match value:
+        case str():
+            return masked_text(value, hold, mask=mask)
+        case dict():
+            return {key: masked_value(one, hold, mask=mask) for key, one in value.items()}
+        case list() | tuple():
+            return [masked_value(one, hold, mask=mask) for one in value]
+    return value
