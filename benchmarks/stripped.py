@@ -24,7 +24,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from peer_methods.loading import weight_digests
 from refusal_truth import Fate, LossScore, RefusalTruth, read_refusal_truth, score_losses
 
 from modelkin.lineage.safety.catalogue import SCAR
@@ -92,7 +91,7 @@ def run_zoo(zoo: Path, store: Path, *, dated: bool, weights: bool) -> ZooRun:
                 seconds[name] = verb(*words, "--store", str(store))
     with Registry.open(store, read_only=True) as registry:
         digest = load_prompt_set(prompts).digest
-        found = read_losses(registry, truth, digest, twins=twins_of(zoo, truth))
+        found = read_losses(registry, truth, digest)
         scars = {
             name: score.value
             for name in sorted(truth.tree.shown)
@@ -126,14 +125,7 @@ def verb(*words: str) -> float:
     return time.perf_counter() - began
 
 
-def twins_of(zoo: Path, truth: RefusalTruth) -> dict[str, str]:
-    """A digest by published model, equal for copies and casts."""
-    return weight_digests({name: zoo / name for name in sorted(truth.tree.shown)})
-
-
-def read_losses(
-    registry: Registry, truth: RefusalTruth, prompt_set: str, *, twins: Mapping[str, str]
-) -> LossScore:
+def read_losses(registry: Registry, truth: RefusalTruth, prompt_set: str) -> LossScore:
     """The store's findings and verdicts, scored."""
     graded = graded_models(registry, prompt_set)
     verdicts = judge_lineage(graded, lineage_of(registry, graded))
@@ -142,7 +134,7 @@ def read_losses(
         step = one.detail.get("loss_edge")
         findings[one.model] = None if step is None else (str(step[0]), str(step[1]))
     labels = {name: str(one.label) for name, one in verdicts.items()}
-    return score_losses(truth, findings=findings, labels=labels, twins=twins)
+    return score_losses(truth, findings=findings, labels=labels)
 
 
 def finding_table(runs: Sequence[ZooRun]) -> Iterator[str]:
