@@ -213,6 +213,7 @@ def run_verbs(hub: Path, store: Path) -> None:
         place = ("--endpoint", served.url, "--store", str(store), *CPU)
         verb("scan", "hub", "--no-infer", *place)
         verb("infer", "--store", str(store), *CPU)
+        verb("probe", "--tier", "sketch", "--store", str(store))
         verb("probe", "--prompts", str(hub / "prompts.json"), *place)
 
 
