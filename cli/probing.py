@@ -10,13 +10,12 @@ from typing import Any
 import click
 
 from ..lineage.compute import Device
-from ..lineage.safety.catalogue import probes_of
+from ..lineage.safety.catalogue import LOG_ODDS, probes_of
 from ..lineage.safety.protocol import Tier
 from ..lineage.safety.router import LEAST_AUDIT, Route, miss_rate
 from ..scanners.limits import Meter, ScanLimits
 from ..scanners.planning import plan_probes, total
 from ..scanners.probe_run import ProbeRun
-from ..scanners.probes.endpoint_backend import Api
 from ..scanners.probes.inspect_logs import InspectLog, read_log
 from ..scanners.probes.margins import Margins
 from ..scanners.probes.prompt_sets import PromptSet
@@ -118,14 +117,8 @@ def probe_command(
     max_requests: int | None,
     deadline: float | None,
     device: Device,
-    server: str | None,
-    served_model: str | None,
-    api: Api,
-    contexts: tuple[str, ...],
-    system: Path | None,
-    max_calls: int | None,
-    judge_server: str | None,
-    judge_model: str | None,
+    server: probe_servers.ServerOptions,
+    judge: probe_servers.JudgeOptions,
     fail_on: str | None,
     store: Path,
     output_format: str,
@@ -137,30 +130,18 @@ def probe_command(
     `deployment` takes one MODEL, the checkpoint that a server answers with.
     """
     asked, level = load_prompts(prompts, store=store), Tier(tier)
-    if (samples or prefill) and level is not Tier.GENERATION:
-        raise click.UsageError("--samples and --prefill go with --tier generation")
+    margins = chosen_margins(level, samples=samples, prefill=prefill)
+    choice = Choice(models=models, source=source, audit=audit if routed else None)
     if plan:
-        with Registry.open(store, read_only=True) as registry:
-            picked = pick(registry, models, source=source, audit=audit if routed else None)
-            show_plan(registry, picked, tier=level, prompts=asked, output_format=output_format)
+        show_plan(store, choice, tier=level, prompts=asked, output_format=output_format)
         return
     interrupts = Interrupts()
     limits = ScanLimits(max_bytes=max_bytes, max_requests=max_requests, deadline=deadline)
     meter = Meter(limits=limits, interrupted=interrupts.stopped)
     meter.start()
-    judge = probe_servers.open_judge(judge_server, judge_model, interrupts=interrupts)
+    arbiter = probe_servers.open_judge(judge, interrupts=interrupts)
     log = open_log(inspect_log, models, tier=level)
-    served = probe_servers.open_served(
-        level,
-        models,
-        url=server,
-        model=served_model,
-        api=api,
-        contexts=contexts,
-        system=system,
-        max_calls=max_calls,
-        interrupts=interrupts,
-    )
+    served = probe_servers.open_served(level, models, server, interrupts=interrupts)
     with (
         interrupts.watching(),
         open_source(source, endpoint=endpoint, interrupts=interrupts) as place,
@@ -168,7 +149,6 @@ def probe_command(
         Registry.open(store) as registry,
         Watch(console(stderr=True)) as watch,
     ):
-        picked = pick(registry, models, source=source, audit=audit if routed else None)
         run = ProbeRun(
             registry=registry,
             source=place,
@@ -176,12 +156,13 @@ def probe_command(
             now=utc_now,
             device=device,
             max_bytes=max_model_bytes,
-            judge=judge,
+            judge=arbiter,
             progress=watch,
             max_tokens=max_tokens,
-            margins=Margins(samples=samples, prefill=prefill),
+            margins=margins,
             meter=meter,
         )
+        picked = pick(registry, choice)
         parameters = {"tier": tier, "routed": routed, "audit": audit}
         names, report = run_probes(
             run, level, picked, served=served, log=log, parameters=parameters
@@ -194,6 +175,27 @@ def probe_command(
     ctx.exit(interrupts.exit_code if interrupts.stopped() else incomplete)
 
 
+def chosen_margins(tier: Tier, *, samples: int, prefill: bool) -> Margins:
+    """What is asked beside the greedy replies.
+
+    Raises
+    ------
+    click.UsageError : a margin with another tier than generation.
+    """
+    if (samples or prefill) and tier is not Tier.GENERATION:
+        raise click.UsageError("--samples and --prefill go with --tier generation")
+    return Margins(samples=samples, prefill=prefill)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """Which models were asked for: by name, else all of a source; `audit` lets a router choose."""
+
+    models: tuple[str, ...]
+    source: str
+    audit: float | None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Picked:
     """The models to probe, each with its reason, and the routes that chose them, if any did."""
@@ -202,14 +204,13 @@ class Picked:
     routes: Mapping[str, Route]
 
 
-def pick(
-    registry: Registry, models: tuple[str, ...], *, source: str, audit: float | None
-) -> Picked:
+def pick(registry: Registry, choice: Choice) -> Picked:
     """The models named, or all sketched ones of the source; with `audit`, what a router leaves."""
-    names = chosen(registry, models, kind="hub" if source == "hub" else "dir")
-    if audit is None:
+    kind = "hub" if choice.source == "hub" else "dir"
+    names = chosen(registry, choice.models, kind=kind)
+    if choice.audit is None:
         return Picked(names=names, routes={})
-    routes = routed_models(registry, names, audit=audit)
+    routes = routed_models(registry, names, audit=choice.audit)
     return Picked(names=chosen_names(routes), routes=routes)
 
 
@@ -231,7 +232,7 @@ def run_probes(
     elif served is None:
         report = run.run(scan, tier, names)
     else:
-        report = run.serve(scan, names[0], served.backend, served.contexts)
+        report = run.serve(scan, names[0], served.backend, served.contexts, odds=served.odds)
         names = list(report.names)
     status = "interrupted" if run.meter.interrupted() else "done"
     registry.finish_scan(scan, status=status, now=utc_now())
@@ -286,15 +287,12 @@ def tell_audit(routes: Mapping[str, Route], report: ProbeReport) -> None:
 
 
 def show_plan(
-    registry: Registry,
-    picked: Picked,
-    *,
-    tier: Tier,
-    prompts: PromptSet,
-    output_format: str,
+    store: Path, choice: Choice, *, tier: Tier, prompts: PromptSet, output_format: str
 ) -> None:
     """Print what would run and what all of it costs at most."""
-    planned = plan_probes(registry, tier, picked.names, prompts=prompts)
+    with Registry.open(store, read_only=True) as registry:
+        picked = pick(registry, choice)
+        planned = plan_probes(registry, tier, picked.names, prompts=prompts)
     emit([asdict(one) for one in planned], output_format=output_format, columns=PLAN_COLUMNS)
     count, requests, received, tokens = total(planned)
     say(
@@ -313,6 +311,7 @@ def show_scores(
         return
     asks = tier in (Tier.GENERATION, Tier.DEPLOYMENT)
     wanted = {spec.probe for spec in probes_of(Tier.GENERATION if asks else tier)}
+    wanted |= {LOG_ODDS} if tier is Tier.DEPLOYMENT else set()
     taken = "inspect:"
     rows = [
         {**{column: getattr(score, column) for column in COLUMNS}, "detail": score.environment}

@@ -21,6 +21,7 @@ from .probes.judging import Judge
 from .probes.margins import Margins
 from .probes.metadata import MetadataProber
 from .probes.prompt_sets import PromptSet
+from .probes.server_odds import ServerOdds
 from .probes.sketches import SketchProber
 from .probing import MAX_MODEL_BYTES, Prober, announce_prompts
 from .progress import Progress, Silence
@@ -74,9 +75,20 @@ class ProbeRun:
         return importer.run(scan, model, log)
 
     def serve(
-        self, scan: int, checkpoint: str, backend: EndpointBackend, contexts: Sequence[Context]
+        self,
+        scan: int,
+        checkpoint: str,
+        backend: EndpointBackend,
+        contexts: Sequence[Context],
+        *,
+        odds: bool = False,
     ) -> ProbeReport:
-        """Probe a checkpoint behind a server, once a context, and judge what has scores."""
+        """Probe a checkpoint behind a server, once a context, and judge what has scores.
+
+        Parameters
+        ----------
+        odds : also ask how likely the first tokens of each reply are.
+        """
         announce_prompts(self.registry, self.prompts, now=self.now())
         announce_judges(self.registry, self.judge, now=self.now())
         line = [checkpoint, *(kin.model for kin in self.registry.ancestors(checkpoint))]
@@ -88,6 +100,7 @@ class ProbeRun:
             prompts=self.prompts,
             now=self.now,
             judges=replace(judges, learns=False),
+            odds=ServerOdds(prompts=self.prompts) if odds else None,
             progress=self.progress,
         )
         report = prober.run(scan, checkpoint, contexts)

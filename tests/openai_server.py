@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,18 +12,23 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 Reply = Callable[[dict[str, Any]], str]
+Odds = Callable[[dict[str, Any]], dict[str, float]]
 Fault = Callable[[BaseHTTPRequestHandler], None]
 
 
 @dataclass(slots=True)
 class Served:
-    """A running server: its address, what it was asked, and the faults of its next answers."""
+    """A running server: its address, what it was asked, and the faults of its next answers.
+
+    `odds` gives the probabilities of first tokens; a server without it ignores the question.
+    """
 
     url: str
     asked: list[dict[str, Any]] = field(default_factory=list)
     keys: list[str | None] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
     streams: bool = False
+    odds: Odds | None = None
 
 
 @contextmanager
@@ -37,12 +43,13 @@ def openai_server(reply: Reply) -> Iterator[Served]:
                 served.asked.append({"path": self.path, **body})
                 served.keys.append(self.headers.get("Authorization"))
                 fault = served.faults.pop(0) if served.faults else None
+            told = served.odds(body) if served.odds and body.get("logprobs") else None
             if fault is not None:
                 fault(self)
             elif served.streams:
-                send(self, stream(reply(body)), kind="text/event-stream")
+                send(self, stream(reply(body), odds=told), kind="text/event-stream")
             else:
-                send(self, json.dumps(answer(self.path, reply(body))).encode())
+                send(self, json.dumps(answer(self.path, reply(body), odds=told)).encode())
 
         def log_message(self, *_: object) -> None:
             pass
@@ -59,18 +66,32 @@ def openai_server(reply: Reply) -> Iterator[Served]:
         server.server_close()
 
 
-def answer(path: str, text: str) -> dict[str, Any]:
-    """The JSON of a whole answer."""
+def answer(path: str, text: str, *, odds: dict[str, float] | None = None) -> dict[str, Any]:
+    """The JSON of a whole answer, with the odds in the shape of the protocol."""
     if path.endswith("/chat/completions"):
-        return {"choices": [{"message": {"role": "assistant", "content": text}}]}
-    return {"choices": [{"text": text}]}
+        choice: dict[str, Any] = {"message": {"role": "assistant", "content": text}}
+        if odds is not None:
+            choice["logprobs"] = {"content": [_place(odds)]}
+        return {"choices": [choice]}
+    choice = {"text": text}
+    if odds is not None:
+        logs = {token: math.log(p) for token, p in odds.items()}
+        choice["logprobs"] = {"tokens": list(logs)[:1], "top_logprobs": [logs]}
+    return {"choices": [choice]}
 
 
-def stream(text: str, *, end: bool = True) -> bytes:
+def _place(odds: dict[str, float]) -> dict[str, Any]:
+    rows = [{"token": token, "logprob": math.log(p)} for token, p in odds.items()]
+    return {**rows[0], "top_logprobs": rows}
+
+
+def stream(text: str, *, end: bool = True, odds: dict[str, float] | None = None) -> bytes:
     """The events of a streamed answer, cut before its end where `end` is false."""
     events: list[dict[str, Any]] = [
         {"choices": [{"delta": {"content": part + " "}}]} for part in text.split()
     ]
+    if odds is not None:
+        events[0]["choices"][0]["logprobs"] = {"content": [_place(odds)]}
     if end:
         events.append({"choices": [{"delta": {}, "finish_reason": "stop"}]})
         events.append({"choices": [], "usage": {"total_tokens": 3}})

@@ -226,6 +226,40 @@ def refusal_log_odds(
     return Interval(value=value, low=value - half, high=value + half)
 
 
+def censored_log_odds(
+    harmful: Sequence[Mapping[int, float]],
+    harmless: Sequence[Mapping[int, float]],
+    openings: Sequence[int],
+) -> Interval:
+    """`refusal_log_odds` where only the likeliest tokens are told, as a server does.
+
+    Parameters
+    ----------
+    harmful, harmless, openings : as for `refusal_log_odds`; tokens are not negative.
+
+    Notes
+    -----
+    An opening that is not told has at most the least probability told, and all of them together at
+    most what is left of one. The value counts them as nothing; the interval runs from nothing on
+    harmful and the most on harmless prompts to the reverse.
+    """
+    most = [[_with_rest(prompt, openings) for prompt in group] for group in (harmful, harmless)]
+    value = refusal_log_odds(harmful, harmless, openings)
+    wider = (*openings, _REST)
+    low = refusal_log_odds(harmful, most[1], wider).low
+    high = refusal_log_odds(most[0], harmless, wider).high
+    return Interval(value=value.value, low=min(low, value.low), high=max(high, value.high))
+
+
+_REST = -1
+
+
+def _with_rest(told: Mapping[int, float], openings: Sequence[int]) -> dict[int, float]:
+    untold = sum(token not in told for token in openings)
+    least, left = min(told.values(), default=1.0), max(0.0, 1.0 - sum(told.values()))
+    return {**told, _REST: min(untold * least, left)}
+
+
 def _logit(mass: float) -> float:
     clipped = min(max(mass, FLOOR), 1.0 - FLOOR)
     return math.log(clipped / (1.0 - clipped))

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Final
 
 from ...lineage.errors import BudgetExceeded, ProbeError
 from ...lineage.records import Coverage, DeclaredParent, ModelInfo, Outcome, Score
-from ...lineage.safety.protocol import Tier
+from ...lineage.safety.catalogue import LOG_ODDS, PROBES
+from ...lineage.safety.protocol import Status, Subject, Tier, as_score
 from ...store.facts import RevisionFacts
 from ...store.registry import Registry
 from ..progress import Progress, Silence
@@ -21,6 +23,7 @@ from .endpoint_backend import EndpointBackend
 from .judging import Judges
 from .prompt_sets import PromptSet
 from .refusal_scores import probe_refusal, unanswered_scores
+from .server_odds import ServerOdds
 
 SOURCE: Final = "deployment"
 
@@ -52,13 +55,17 @@ class Deployment:
 
 @dataclass(slots=True, kw_only=True)
 class DeploymentProber:
-    """Probes a served checkpoint in several contexts; each is a node `deployment:<digest>`."""
+    """Probes a served checkpoint in several contexts; each is a node `deployment:<digest>`.
+
+    `odds` asks for the first token of each reply as well; None leaves it out.
+    """
 
     registry: Registry
     backend: EndpointBackend
     prompts: PromptSet
     now: Callable[[], datetime]
     judges: Judges
+    odds: ServerOdds | None = None
     progress: Progress = field(default_factory=Silence)
 
     def run(self, scan: int, checkpoint: str, contexts: Sequence[Context]) -> ProbeReport:
@@ -67,6 +74,8 @@ class DeploymentProber:
         Scores are new each time: a server may change without its address changing.
         """
         announce(self.registry, Tier.GENERATION)
+        if self.odds is not None:
+            announce(self.registry, Tier.ACTIVATIONS)
         self.progress.stage("probe deployment", len(contexts))
         failed: dict[str, str] = {}
         names = []
@@ -75,9 +84,9 @@ class DeploymentProber:
             deployment = self._deployment(checkpoint, backend)
             self._record(scan, deployment)
             names.append(deployment.name)
-            scores = self._ask(deployment, backend)
+            scores = [*self._ask(deployment, backend), *self._tell(deployment, backend)]
             self.registry.add_scores(scan, scores)
-            bad = next((score for score in scores if score.status != "ok"), None)
+            bad = next((score for score in scores if _failed(score)), None)
             if bad is not None:
                 failed[deployment.name] = str(bad.environment.get("reason", bad.status))
             self.progress.step(one.name)
@@ -85,6 +94,22 @@ class DeploymentProber:
         return ProbeReport(
             probed=len(names) - len(failed), unchanged=0, failed=failed, names=tuple(names)
         )
+
+    def _tell(self, deployment: Deployment, backend: EndpointBackend) -> Iterator[Score]:
+        """The log odds of opening with a refusal, where they are asked for."""
+        if self.odds is None:
+            return
+        began = time.monotonic()
+        found = self.odds.measure(backend, context=backend.context.name)
+        subject = Subject(model=deployment.name, sha=deployment.digest, now=self.now())
+        score = as_score(
+            found,
+            PROBES[LOG_ODDS],
+            subject=subject,
+            seconds=time.monotonic() - began,
+            prompt_set=self.prompts.identity,
+        )
+        yield replace(score, environment={**backend.environment(), **score.environment})
 
     def _deployment(self, checkpoint: str, backend: EndpointBackend) -> Deployment:
         sha = self.registry.describe(checkpoint)["sha"]
@@ -137,3 +162,10 @@ class DeploymentProber:
                 now=self.now(),
                 environment=backend.environment(),
             )
+
+
+def _failed(score: Score) -> bool:
+    """A probe of replies without an answer, or odds that should have come: not one unsupported."""
+    if score.probe == LOG_ODDS:
+        return score.status == Status.ERROR
+    return score.status != Status.OK

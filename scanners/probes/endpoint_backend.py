@@ -11,20 +11,25 @@ import asyncio
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Any, Final, Generic, Literal, TypeVar
 
 import aiohttp
 from yarl import URL
 
 from ...lineage.errors import BudgetExceeded, ProbeError, TransientError
 from ..sources.retry import RetryPolicy
+from .answer_odds import parse_first_tokens
+from .backend import UnsupportedModel
 from .contexts import BARE, Context
 
 Api = Literal["chat", "completions"]
+T = TypeVar("T")
 
 MAX_ANSWER: Final = 4 << 20
 _PASSING: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 _PATHS: Final[Mapping[Api, str]] = {"chat": "chat/completions", "completions": "completions"}
+_MOST: Final = 5
+_TOLD: Final[Mapping[str, Any]] = {"logprobs": True, "top_logprobs": 20}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +44,18 @@ class EndpointLimits:
     at_once: int = 4
     max_requests: int | None = None
     max_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Question(Generic[T]):
+    """What is asked of each prompt: new tokens, more of the body, and how an answer is read.
+
+    `read` is given the body and whether it is a stream of events.
+    """
+
+    tokens: int
+    read: Callable[[bytes, bool], T]
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -92,7 +109,28 @@ class EndpointBackend:
         ProbeError : the server refused, or did not answer within the attempts.
         BudgetExceeded : a limit is used up before every prompt was asked.
         """
-        return asyncio.run(self._generate(prompts, max_new_tokens))
+
+        def reply(data: bytes, streamed: bool) -> str:
+            parse = parse_stream if streamed else parse_answer
+            return parse(data, api=self.api)
+
+        return asyncio.run(self._each(prompts, _Question(tokens=max_new_tokens, read=reply)))
+
+    def first_tokens(self, prompts: Sequence[str]) -> list[Mapping[str, float]]:
+        """Probabilities of the likeliest first tokens of each reply, in the order of `prompts`.
+
+        As many as servers of the protocol give: 20, or 5 for completions. One prompt is asked
+        alone first, so that a server that tells none is asked once.
+
+        Raises
+        ------
+        UnsupportedModel : the server does not tell them.
+        ProbeError, BudgetExceeded : as for `generate`.
+        """
+        extra = {"logprobs": _MOST} if self.api == "completions" else _TOLD
+        question = _Question(tokens=1, read=parse_first_tokens, extra=extra)
+        first = asyncio.run(self._each(prompts[:1], question))
+        return [*first, *asyncio.run(self._each(prompts[1:], question))]
 
     def environment(self) -> Mapping[str, Any]:
         """What the replies depend on, for the scores."""
@@ -105,17 +143,15 @@ class EndpointBackend:
             **self.context.record(),
         }
 
-    async def _generate(self, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
+    async def _each(self, prompts: Sequence[str], question: _Question[T]) -> list[T]:
         gate = asyncio.Semaphore(self.limits.at_once)
         timeout = aiohttp.ClientTimeout(total=self.limits.timeout)
         # The environment's proxies must not see prompts or the key.
         async with aiohttp.ClientSession(timeout=timeout, trust_env=False) as session:
 
-            async def one(prompt: str) -> str:
+            async def one(prompt: str) -> T:
                 async with gate:
-                    return await self.retry.run_async(
-                        lambda: self._ask(session, prompt, max_new_tokens)
-                    )
+                    return await self.retry.run_async(lambda: self._ask(session, prompt, question))
 
             tasks = [asyncio.ensure_future(one(prompt)) for prompt in prompts]
             try:
@@ -127,24 +163,24 @@ class EndpointBackend:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _ask(self, session: aiohttp.ClientSession, prompt: str, tokens: int) -> str:
-        self._take(tokens)
+    async def _ask(self, session: aiohttp.ClientSession, prompt: str, question: _Question[T]) -> T:
+        self._take(question.tokens)
         headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
-        body = {"model": self.model, "max_tokens": tokens, "temperature": 0, "stream": False}
-        body |= self._question(prompt)
+        body = {"model": self.model, "max_tokens": question.tokens, "temperature": 0}
+        body |= {"stream": False, **question.extra, **self._question(prompt)}
         place = URL(self.url.rstrip("/") + "/") / _PATHS[self.api]
         try:
             async with session.post(
                 place, json=body, headers=headers, allow_redirects=False
             ) as answer:
-                self._check(answer)
+                self._check(answer, told=bool(question.extra))
                 data = await _bounded(answer)
                 streamed = answer.content_type == "text/event-stream"
         except TimeoutError as error:
             raise TransientError(f"no whole answer in {self.limits.timeout:g} s") from error
         except aiohttp.ClientError as error:
             raise TransientError(f"{type(error).__name__}: {error}") from error
-        return parse_stream(data, api=self.api) if streamed else parse_answer(data, api=self.api)
+        return question.read(data, streamed)
 
     def _take(self, tokens: int) -> None:
         if self.interrupted():
@@ -169,13 +205,17 @@ class EndpointBackend:
             question["tools"] = [dict(tool) for tool in self.context.tools]
         return question
 
-    def _check(self, answer: aiohttp.ClientResponse) -> None:
+    def _check(self, answer: aiohttp.ClientResponse, *, told: bool) -> None:
         if answer.status == 200:
             return
         if answer.status in _PASSING:
             raise TransientError(f"HTTP {answer.status}", retry_after=_retry_after(answer))
         if answer.status in (401, 403):
             raise ProbeError(f"{self.origin}: HTTP {answer.status}, the key is missing or refused")
+        if told:
+            raise UnsupportedModel(
+                f"{self.origin}: HTTP {answer.status} to a request for log probabilities"
+            )
         raise ProbeError(f"{self.origin}: HTTP {answer.status} to {_PATHS[self.api]}")
 
 

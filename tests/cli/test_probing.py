@@ -153,6 +153,20 @@ def test_a_deployment_is_probed_behind_its_server(
     assert len(nodes) == 2
 
 
+def test_log_odds_are_asked_for_and_shown(probe: Run) -> None:
+    with openai_server(answers) as server:
+        server.odds = lambda asked: {"I": 0.9} if answers(asked).startswith("I'm") else {"Of": 0.9}
+        words = (*served_words(server), "--logprobs", "--format", "json")
+        told = json.loads(probe("lab/base", *words).stdout)
+        server.odds = None
+        mute = json.loads(probe("lab/base", *words).stdout)
+    found = {row["probe"]: row for row in told}
+    assert found["refusal_log_odds"]["value"] > 5.0
+    assert found["refusal_log_odds"]["detail"]["reference"] == "bare"
+    assert {r["status"] for r in mute if r["probe"] == "refusal_log_odds"} == {"unsupported"}
+    assert {r["status"] for r in mute if r["probe"] == "selective_refusal"} == {"ok"}
+
+
 def test_completions_and_a_bound_on_calls(probe: Run) -> None:
     with openai_server(answers) as server:
         words = (*served_words(server), "--api", "completions")
@@ -182,6 +196,7 @@ def test_a_judge_behind_a_server_is_asked_too(probe: Run, store: Path) -> None:
     [
         (("--served-model", "m"), "go with --tier deployment"),
         (("--max-calls", "3", "--tier", "sketch"), "go with --tier deployment"),
+        (("--logprobs",), "go with --tier deployment"),
         (("--tier", "deployment"), "--server and --served-model"),
         (("--judge-model", "m"), "go together"),
         (("lab/base", "--tier", "deployment", "--server", "http://127.0.0.1:1/v1"), "served-model"),

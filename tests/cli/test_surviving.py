@@ -9,6 +9,7 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from click.testing import Result
 from small_registry import make_score
 
@@ -17,16 +18,22 @@ from modelkin.store import Registry
 Run = Callable[..., Result]
 
 
-def test_what_survived_is_grouped_and_drawn(look: Run, small_store: Path, tmp_path: Path) -> None:
-    store = tmp_path / "store"
+@pytest.fixture(scope="module")
+def scored(small_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store in which a release and three descendants were measured."""
+    store = tmp_path_factory.mktemp("scored") / "store"
     shutil.copytree(small_store, store)
     with Registry.open(store) as registry:
         values = {"lab/base": 0.9, "alice/chat": 0.8, "alice/chat-4bit": 0.7, "dave/freed": 0.0}
         scores = [make_score(name, "selective_refusal", v) for name, v in values.items()]
         registry.add_scores(1, scores)
+    return store
+
+
+def test_what_survived_is_grouped_and_drawn(look: Run, scored: Path, tmp_path: Path) -> None:
     picture = tmp_path / "out.svg"
     result = look(
-        *("survival", "lab/base", "--store", str(store), "--format", "json"),
+        *("survival", "lab/base", "--store", str(scored), "--format", "json"),
         *("--plot", str(picture)),
     )
     assert result.exit_code == 0, result.output
@@ -38,6 +45,31 @@ def test_what_survived_is_grouped_and_drawn(look: Run, small_store: Path, tmp_pa
     root = ElementTree.parse(picture).getroot()
     assert root.tag.endswith("svg")
     assert len([e for e in root.iter() if e.tag.endswith("circle")]) == len(rows)
+
+
+def test_a_png_has_the_dots_where_the_svg_has_them(look: Run, scored: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    for name in ("out.svg", "out.png"):
+        where = ("--store", str(scored), "--plot", str(tmp_path / name))
+        assert look("survival", "lab/base", *where).exit_code == 0
+    root = ElementTree.parse(tmp_path / "out.svg").getroot()
+    dots = [e for e in root.iter() if e.tag.endswith("circle")]
+    with Image.open(tmp_path / "out.png") as image:
+        box = [float(side) for side in root.attrib["viewBox"].split()]
+        scale = image.width / box[2]
+        places = [(float(d.attrib["cx"]), float(d.attrib["cy"])) for d in dots]
+        seen = {image.getpixel((round(x * scale), round(y * scale))) for x, y in places}
+        ink = tuple(bytes.fromhex(dots[0].attrib["fill"].removeprefix("#")))
+    assert places
+    assert seen == {ink}
+
+
+def test_a_plot_of_another_kind_is_refused(look: Run, scored: Path, tmp_path: Path) -> None:
+    where = ("--store", str(scored), "--plot", str(tmp_path / "out.pdf"))
+    refused = look("survival", "lab/base", *where)
+    assert refused.exit_code == 2
+    assert ".svg or .png" in refused.stderr
 
 
 def test_without_scores_it_says_so(look: Run) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from modelkin.lineage.safety.activations import (
+    censored_log_odds,
     direction_cosine,
     direction_of,
     held_out_auc,
@@ -94,3 +95,15 @@ def test_the_cosine_tells_a_kept_direction_from_another() -> None:
     assert kept.low > 0.9
     assert abs(other.value) < 0.3
     assert other.low <= other.value <= other.high
+
+
+def test_openings_that_are_not_told_widen_the_interval() -> None:
+    whole = [{7: 0.9, 1: 0.1}] * 20, [{7: 0.0001, 1: 0.9999}] * 20
+    told = whole[0], [{1: 0.9999}] * 20
+    exact, seen = refusal_log_odds(*whole, [7]), censored_log_odds(*whole, [7])
+    assert (seen.value, seen.low, seen.high) == pytest.approx((exact.value, exact.low, exact.high))
+    cut = censored_log_odds(*told, [7])
+    assert cut.value == refusal_log_odds(*told, [7]).value
+    assert cut.low - 1e-9 <= exact.value < cut.high
+    nothing = censored_log_odds([{}] * 20, [{}] * 20, [7])
+    assert nothing.high - nothing.low > 20.0
