@@ -44,6 +44,7 @@ SAMPLED = SPAN // COLUMNS
 BUDGET = 500_000
 GGUF = ("Q4_K", "Q6_K", "Q2_K", "Q8_0", "Q4_0", "F16")
 NAMES = tuple(f"model.layers.{at}.self_attn.v_proj.weight" for at in range(MATRICES))
+NORM = "model.norm.weight"
 Read = Callable[[Path], int]
 
 
@@ -64,7 +65,9 @@ def write(path: Path, form: str) -> None:
     elif form == "pytorch":
         torch.save(tensors, path)
     else:
-        save_file({n: t.contiguous() for n, t in pack(weights(), form).items()}, path)
+        # The norm tells a reader how wide the matrices are that are stored flat.
+        packed = {NORM: torch.ones(COLUMNS), **pack(weights(), form)}
+        save_file({n: t.contiguous() for n, t in packed.items()}, path)
 
 
 def _write_gguf(path: Path, form: str) -> None:
@@ -87,6 +90,8 @@ def ours(path: Path, form: str) -> int:
         source = LocalBytes(path, name=path.name)
         count = 0
         for weight in (await _opened(source, form)).weights.values():
+            if weight.name == NORM:
+                continue
             located = weight.locate(0, SPAN, budget=BUDGET)
             if located is not None:
                 parts = [await source.read(r.begin, r.end) for r in located.ranges]
@@ -113,7 +118,7 @@ def of_gguf(path: Path) -> int:
 def of_safetensors(path: Path) -> int:
     """Weights read by `safetensors`."""
     with safe_open(path, "pt") as file:
-        return sum(file.get_slice(name)[:SAMPLED].numel() for name in NAMES)
+        return sum(file.get_slice(name)[:SAMPLED].clone().numel() for name in NAMES)
 
 
 def of_torch(path: Path) -> int:

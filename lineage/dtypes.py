@@ -192,6 +192,26 @@ def ulp(values: Floats, dtype: str) -> Floats:
     return np.where(finite, spacing, np.float32(np.nan)).astype(np.float32)
 
 
+@cache
+def f8_codes(dtype: str) -> tuple[Floats, Floats]:
+    """What each byte of an 8-bit float stands for, and the spacing there: `ulp` of the values.
+
+    Returns
+    -------
+    (256,) float32, read-only, twice; indexed by the stored byte.
+
+    Raises
+    ------
+    NotComparable : another `dtype`.
+    """
+    if not dtype.startswith("F8_") or dtype not in _GRIDS:
+        raise NotComparable(f"element type {dtype!r} is no 8-bit float")
+    values = _f8_table(dtype)
+    spacing = ulp(values, dtype)
+    spacing.setflags(write=False)
+    return values, spacing
+
+
 def float_grid(dtype: str) -> tuple[int, int, int] | None:
     """Mantissa bits and the exponents of the smallest and largest normal number, as `ulp` has them.
 

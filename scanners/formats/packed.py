@@ -86,7 +86,7 @@ def _without_orphans(found: dict[str, dict[str, str]]) -> dict[str, dict[str, st
     """Names that only look like a part, put back under their own."""
     kept: dict[str, dict[str, str]] = {}
     for name, parts in found.items():
-        if decoder_of(parts.keys(), None) is not None or parts.keys() == {"weight"}:
+        if parts.keys() == {"weight"} or decoder_of(parts.keys(), None) is not None:
             kept[name] = parts
         else:
             kept |= {stored: {"weight": stored} for stored in parts.values()}

@@ -38,10 +38,11 @@ _SUFFIXES: Mapping[str, str] = {
     **dict.fromkeys(("codes", "codebooks", "centroids", "indices"), ".weight"),
     **dict.fromkeys(("res_centroids", "weight_bias", "perm"), ".weight"),
 }
-_AFTER_WEIGHT = (
-    *("absmax", "quant_map", "nested_absmax", "nested_quant_map"),
-    *("quant_state.bitsandbytes__nf4", "quant_state.bitsandbytes__fp4"),
-    *("_data", "_scale", "_shift"),
+_ALONE = frozenset({"weight"})
+_AFTER_WEIGHT = frozenset(
+    {"absmax", "quant_map", "nested_absmax", "nested_quant_map"}
+    | {"quant_state.bitsandbytes__nf4", "quant_state.bitsandbytes__fp4"}
+    | {"_data", "_scale", "_shift"}
 )
 
 
@@ -105,9 +106,9 @@ Decoder = Callable[[Module, PackedModel], Made]
 
 def marks(name: str) -> tuple[str, str] | None:
     """(plain name, part) of a stored name that looks like a part of a packed weight."""
-    for after in _AFTER_WEIGHT:
-        if name.endswith(".weight." + after):
-            return name.removesuffix("." + after), after
+    stem, found, after = name.rpartition(".weight.")
+    if found and after in _AFTER_WEIGHT:
+        return stem + ".weight", after
     module, _, last = name.rpartition(".")
     if last in _SUFFIXES:
         return module + _SUFFIXES[last], last
@@ -125,9 +126,10 @@ def decoder_of(parts: Collection[str], specs: Mapping[str, TensorSpec] | None) -
     specs : the parts' tensors, where their types are known: a few names mean two packings.
     """
     held = set(parts)
-    for needed, decoder in _DECODERS:
-        if needed <= held:
-            return decoder
+    if held != _ALONE:
+        for needed, decoder in _DECODERS:
+            if needed <= held:
+                return decoder
     if specs is None or "weight" not in specs or not specs["weight"].dtype.startswith("F8"):
         return None
     return _fp8

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ...lineage.dtypes import to_float32, ulp
+from ...lineage.dtypes import f8_codes, to_float32
 from ...lineage.errors import MalformedFile
 from ...lineage.records import TensorSpec
 from .base import ByteRange, Decoded, Located
 from .codebooks import power_of_two, table
 
 Float32 = NDArray[np.float32]
-Ints = NDArray[np.int32]
+Codes = NDArray[np.uint8]
 Pair = tuple[Float32, Float32]
 
 
@@ -109,8 +109,8 @@ def decoded(values: Float32, steps: Float32, offset: int, count: int) -> Decoded
     flat = np.broadcast_to(steps, values.shape).reshape(-1)[offset : offset + count]
     return Decoded(
         dtype="F32",
-        data=values.reshape(-1)[offset : offset + count].astype("<f4").tobytes(),
-        step=np.abs(flat).astype(np.float32),
+        data=values.reshape(-1)[offset : offset + count].astype("<f4", copy=False).tobytes(),
+        step=np.abs(flat).astype(np.float32, copy=False),
     )
 
 
@@ -126,26 +126,49 @@ def spread(scales: Float32, rows: Rows) -> Float32:
     return np.repeat(table_of, group, axis=1)[:, : rows.columns]
 
 
-def bit_fields(data: bytes, bits: int, rows: int, columns: int) -> Ints:
-    """Unsigned integers of a dense little-endian bit stream in each row, (rows, columns)."""
+def bit_fields(data: bytes, bits: int, rows: int, columns: int) -> Codes:
+    """Unsigned integers of a dense little-endian bit stream in each row, (rows, columns).
+
+    Fields begin on a byte again every `lanes` fields, so those of one lane are cut alike: out of
+    one byte, or of two that a field runs over.
+
+    Raises
+    ------
+    ValueError : a row ends before its fields do.
+    """
     raw = np.frombuffer(data, dtype=np.uint8).reshape(rows, -1)
+    if raw.shape[1] * 8 < columns * bits:
+        raise ValueError(f"{raw.shape[1]} bytes a row for {columns} integers of {bits} bits")
     if bits == 8:
-        return raw[:, :columns].astype(np.int32)
-    stream = np.unpackbits(raw, axis=1, bitorder="little")[:, : columns * bits]
-    places = (1 << np.arange(bits)).astype(np.int32)
-    return np.asarray(stream.reshape(rows, columns, bits) @ places, dtype=np.int32)
+        return raw[:, :columns]
+    lanes = 8 // math.gcd(bits, 8)
+    stride, turns = lanes * bits // 8, -(-columns // lanes)
+    raw = raw[:, : turns * stride]
+    if raw.shape[1] < turns * stride:
+        raw = np.pad(raw, ((0, 0), (0, turns * stride - raw.shape[1])))
+    fields = np.empty((rows, turns, lanes), dtype=np.uint8)
+    for lane in range(lanes):
+        byte, shift = divmod(lane * bits, 8)
+        part = raw[:, byte::stride] >> shift
+        if shift + bits > 8:
+            part |= raw[:, byte + 1 :: stride] << (8 - shift)
+        np.bitwise_and(part, (1 << bits) - 1, out=fields[:, :, lane])
+    return fields.reshape(rows, -1)[:, :columns]
 
 
 def fp8(weight: TensorSpec, scale: TensorSpec | None, every: int) -> Unpack:
     """FP8 with a scale for the tensor, for each row, or for blocks of `every` rows."""
 
     def unpack(parts: Sequence[bytes], rows: Rows) -> Pair:
-        values = to_float32(parts[0], weight.dtype).reshape(rows.count, rows.columns)
-        steps = ulp(values, weight.dtype)
+        codes = np.frombuffer(parts[0], dtype=np.uint8).reshape(rows.count, rows.columns)
+        values, steps = f8_codes(weight.dtype)
         factor = np.ones((1, 1), np.float32)
         if scale is not None:
             factor = _block_scales(numbers(parts[1], scale), scale, rows, every)
-        return values * factor, steps * factor
+        if factor.size == 1:
+            # One scale for all: it goes into the table and not into every weight.
+            return (values * factor[0, 0]).take(codes), (steps * factor[0, 0]).take(codes)
+        return values.take(codes) * factor, steps.take(codes) * factor
 
     return unpack
 
@@ -194,18 +217,19 @@ def pack_quantized(
 
     def unpack(parts: Sequence[bytes], rows: Rows) -> Pair:
         left = list(parts[1:])
-        q = bit_fields(parts[0], bits, rows.count, rows.columns) - (1 << (bits - 1))
+        q = bit_fields(parts[0], bits, rows.count, rows.columns).astype(np.float32)
         scales = numbers(left.pop(0), scale).reshape(rows.count, -1)
-        group = np.arange(rows.columns) // -(-rows.columns // scales.shape[1])
-        zeros = np.zeros_like(scales)
+        middle: Float32 = np.full_like(scales, 1 << (bits - 1))
         if zero is not None:
-            zeros = _zero_points(left.pop(0), zero, rows, bits=bits, pack=pack)
-        if order:
-            group = np.frombuffer(left.pop(0), dtype="<i4")
+            middle += _zero_points(left.pop(0), zero, rows, bits=bits, pack=pack)
+        if not order:
+            steps = spread(scales, rows)
+            return (q - spread(middle, rows)) * steps, steps
+        group = np.frombuffer(left.pop(0), dtype="<i4")
         if group.min(initial=0) < 0 or group.max(initial=0) >= scales.shape[1]:
             raise MalformedFile("a group that has no scale", path=scale.path, offset=scale.begin)
         steps = scales[:, group]
-        return (q - zeros[:, group]) * steps, steps
+        return (q - middle[:, group]) * steps, steps
 
     return unpack
 
@@ -217,8 +241,7 @@ def _zero_points(data: bytes, spec: TensorSpec, rows: Rows, *, bits: int, pack: 
     down = np.ascontiguousarray(words.T)  # (groups, words)
     fields = bit_fields(down.tobytes(), bits, down.shape[0], down.shape[1] * 32 // bits)
     first = rows.first - rows.first // pack * pack
-    zeros = fields.T[first : first + rows.count] - (1 << (bits - 1))
-    return zeros.astype(np.float32)
+    return fields.T[first : first + rows.count].astype(np.float32) - np.float32(1 << (bits - 1))
 
 
 def four_bit_float(

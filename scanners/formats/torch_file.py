@@ -31,6 +31,8 @@ MAX_DIRECTORY = 16 * 1024 * 1024
 
 _ZIP = b"PK\x03\x04"
 _LEGACY = bytes.fromhex("8002 8a0a 6cfc9c46f9206aa85019 2e")
+# A pickle this short is walked in milliseconds, which is less than a thread may take to begin.
+_SHORT = 32_768
 _TAIL = 16_384
 _HEAD = 65_536
 _END = b"PK\x05\x06"
@@ -112,7 +114,7 @@ async def _read_zip(source: ByteSource, head: bytes, lenient: bool) -> tuple[Ten
     root = pickled.name.removesuffix("data.pkl")
     data = await _read_entry(source, pickled, head)
     walker = Walker(data, path=source.path, offset=pickled.begin, lenient=lenient)
-    value = await asyncio.to_thread(walker.walk)
+    value = walker.walk() if len(data) <= _SHORT else await asyncio.to_thread(walker.walk)
     found = flatten(value, path=source.path)
     starts: dict[str, tuple[int, int]] = {}
     for key in walker.storages:
@@ -363,7 +365,10 @@ def _is_contiguous(tensor: TensorRef) -> bool:
 
 def _unwrapped(specs: list[TensorSpec]) -> list[TensorSpec]:
     """Names without the key that a trainer keeps a whole model under."""
+    firsts = {spec.name.partition(".")[0] for spec in specs}
     for wrapper in _WRAPPERS:
+        if wrapper not in firsts:
+            continue
         inside = [spec for spec in specs if spec.name.startswith(wrapper + ".")]
         if inside and len(inside) * 2 > len(specs) and wrapper != "model":
             return [

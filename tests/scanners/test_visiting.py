@@ -275,6 +275,7 @@ def test_an_unreadable_file_of_a_folder_fails_the_visit(
         raise OSError(5, "Input/output error")
 
     write_model(tmp_path, NAME)
+    monkeypatch.setattr(LocalBytes, "_at_hand", lambda self, begin, end: None)
     monkeypatch.setattr(LocalBytes, "_read", broken)
     source = FolderSource(tmp_path)
     visitor = Visitor(source=source, sketches=SketchStore(tmp_path / ".s"))
