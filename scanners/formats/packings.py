@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ...lineage.architectures.remembered import remembered
 from ...lineage.errors import MalformedFile
 from ...lineage.records import TensorSpec
 from .base import Packing, Weight
@@ -103,6 +104,7 @@ Made = tuple[Weight | None, Packing]
 Decoder = Callable[[Module, PackedModel], Made]
 
 
+@remembered
 def marks(name: str) -> tuple[str, str] | None:
     """(plain name, part) of a stored name that looks like a part of a packed weight."""
     for after in _AFTER_WEIGHT:
@@ -125,9 +127,11 @@ def decoder_of(parts: Collection[str], specs: Mapping[str, TensorSpec] | None) -
     specs : the parts' tensors, where their types are known: a few names mean two packings.
     """
     held = set(parts)
-    for needed, decoder in _DECODERS:
-        if needed <= held:
-            return decoder
+    # Of parts that are no packing's own, as the bare weight of most models, none is looked up.
+    if not held.isdisjoint(_MARKED):
+        for needed, decoder in _DECODERS:
+            if needed <= held:
+                return decoder
     if specs is None or "weight" not in specs or not specs["weight"].dtype.startswith("F8"):
         return None
     return _fp8
@@ -415,3 +419,4 @@ _DECODERS: tuple[tuple[frozenset[str], Decoder], ...] = (
     (frozenset({"centroids", "indices"}), _named("vptq", 2)),
     (frozenset({"_data", "_scale"}), _named("quanto", 8)),
 )
+_MARKED = frozenset(part for needed, _ in _DECODERS for part in needed) - {"weight"}
