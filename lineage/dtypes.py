@@ -141,6 +141,8 @@ def to_float32(data: bytes, dtype: str) -> Floats:
     if len(data) * 8 % ITEMSIZE_BITS[dtype]:
         raise NotComparable(f"{len(data)} bytes are not a whole number of {dtype} elements")
     stored = np.frombuffer(data, dtype=_NUMPY[dtype])
+    if dtype == "F32":
+        return np.array(stored, dtype=np.float32)
     if dtype == "BF16":
         return _high_half(stored)
     if dtype.startswith("F8_"):

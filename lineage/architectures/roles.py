@@ -31,13 +31,14 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from importlib import resources
 from typing import Any
 
 from ..records import RoleKey
+from .remembered import remembered
 
 WRITERS = frozenset({"attn.o", "mlp.down"})
 """Roles of the matrices whose rows write to the residual stream."""
@@ -68,7 +69,7 @@ class Place:
     transposed: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class _Family:
     """Names of one family of architectures."""
 
@@ -80,8 +81,12 @@ class _Family:
     conv1d: frozenset[str]
     requires: str | None
 
-    def role(self, template: str) -> str | None:
+    @cached_property
+    def role(self) -> Callable[[str], str | None]:
         """Role of a name whose layer number is `*`, None when this family has no such name."""
+        return remembered(self._role)
+
+    def _role(self, template: str) -> str | None:
         for before, prefix in self.stacks:
             if found := before.match(template):
                 role = self._bare_role(template[found.end() :])
@@ -239,6 +244,7 @@ def _shapes_of(
     return f"{text}*{inside}" if inside not in (0, layers) else text
 
 
+@remembered
 def _take_apart(name: str) -> _Name:
     common = _common()
     bare = name
@@ -270,6 +276,7 @@ def _claims(name: _Name, family: _Family | None) -> Iterator[RoleKey]:
         role += "~"
 
 
+@remembered
 def _is_buffer(template: str) -> bool:
     return any(template == end or template.endswith("." + end) for end in _common().buffers)
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ...lineage.architectures.remembered import remembered
 from ...lineage.errors import MalformedFile
 from ...lineage.records import TensorSpec
 from .base import Packing, Weight
@@ -38,7 +39,6 @@ _SUFFIXES: Mapping[str, str] = {
     **dict.fromkeys(("codes", "codebooks", "centroids", "indices"), ".weight"),
     **dict.fromkeys(("res_centroids", "weight_bias", "perm"), ".weight"),
 }
-_ALONE = frozenset({"weight"})
 _AFTER_WEIGHT = frozenset(
     {"absmax", "quant_map", "nested_absmax", "nested_quant_map"}
     | {"quant_state.bitsandbytes__nf4", "quant_state.bitsandbytes__fp4"}
@@ -104,6 +104,7 @@ Made = tuple[Weight | None, Packing]
 Decoder = Callable[[Module, PackedModel], Made]
 
 
+@remembered
 def marks(name: str) -> tuple[str, str] | None:
     """(plain name, part) of a stored name that looks like a part of a packed weight."""
     stem, found, after = name.rpartition(".weight.")
@@ -126,7 +127,8 @@ def decoder_of(parts: Collection[str], specs: Mapping[str, TensorSpec] | None) -
     specs : the parts' tensors, where their types are known: a few names mean two packings.
     """
     held = set(parts)
-    if held != _ALONE:
+    # Of parts that are no packing's own, as the bare weight of most models, none is looked up.
+    if not held.isdisjoint(_MARKED):
         for needed, decoder in _DECODERS:
             if needed <= held:
                 return decoder
@@ -417,3 +419,4 @@ _DECODERS: tuple[tuple[frozenset[str], Decoder], ...] = (
     (frozenset({"centroids", "indices"}), _named("vptq", 2)),
     (frozenset({"_data", "_scale"}), _named("quanto", 8)),
 )
+_MARKED = frozenset(part for needed, _ in _DECODERS for part in needed) - {"weight"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from urllib.parse import SplitResult, urlencode, urljoin, urlsplit, urlunsplit
 
 from ...lineage.errors import UnsafeRequest
@@ -45,11 +46,11 @@ class Endpoint:
     @property
     def is_loopback(self) -> bool:
         """Whether the endpoint is on this machine, where http is fine."""
-        return _split(self.url).hostname in _LOOPBACK
+        return _origin_of(self.url)[1] in _LOOPBACK
 
     def owns(self, url: str) -> bool:
         """Whether `url` has the endpoint's scheme, host and port: where the token may go."""
-        return _origin(_split(url)) == _origin(_split(self.url))
+        return _origin_of(url) == _origin_of(self.url)
 
     def models_url(self, query: list[tuple[str, str]]) -> str:
         """The listing with `query`."""
@@ -135,6 +136,12 @@ def _join(base: str, link: str) -> str:
 
 def _origin(parts: SplitResult) -> tuple[str, str, int | None]:
     return parts.scheme, parts.hostname or "", parts.port or _DEFAULT_PORTS.get(parts.scheme)
+
+
+# An address is looked at before, while and after it is asked for.
+@lru_cache(maxsize=256)
+def _origin_of(url: str) -> tuple[str, str, int | None]:
+    return _origin(_split(url))
 
 
 def _split(url: str) -> SplitResult:

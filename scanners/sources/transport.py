@@ -119,19 +119,21 @@ class FileTransport:
         TransientError : slower than the limits allow.
         """
         watch = RateWatch(self._limits, size=size)
-        body = bytearray()
+        chunks: list[bytes] = []
+        came = 0
         try:
             async for chunk in response.content.iter_any():
                 traffic.add(size=len(chunk))
-                body += chunk
-                if len(body) > size:
+                chunks.append(chunk)
+                came += len(chunk)
+                if came > size:
                     response.close()
                     break
                 watch.saw(len(chunk))
         except aiohttp.ClientPayloadError:
-            text = f"the connection ended after {len(body)} bytes"
+            text = f"the connection ended after {came} bytes"
             raise TruncatedRead(text, path=path) from None
-        return bytes(body)
+        return b"".join(chunks)
 
     async def close(self) -> None:
         """Close the sessions of all event loops; that of a loop that has ended is closed."""
