@@ -55,7 +55,6 @@ QUANTILES = (0.02, 0.2, 0.4, 0.6, 0.8, 0.98)
 LEVEL = 0.3
 STRAIGHT = 1.0
 """Penalties on the rises of a curve and on their differences from its mean rise."""
-PRIOR_WEIGHTS = (0.0, 0.5, 1.0)
 TARGET = Path(__file__).resolve().parents[1] / "lineage" / "infer" / "likelihood.json"
 ROLES = {
     "q_proj": "attn.q",
@@ -110,12 +109,14 @@ def main() -> None:
     kin = [case for case in cases if not case.child]
     child = scorer(cases, [case.child for case in cases], signs=SIGNS)
     hidden = scorer(kin, [case.hidden for case in kin], prior=log_odds_of_hidden(kin))
-    odds = report("child against other kin", cases, [case.child for case in cases], signs=SIGNS)
-    report_prior("left-out families", cases, odds)
+    report("child against other kin", cases, [case.child for case in cases], signs=SIGNS)
     check = [case for zoo in asked.check for case in zoo_cases(zoo)]
     if check:
         found = fit(table(cases), [case.child for case in cases], signs=signs_of(cases, SIGNS))
-        report_prior("zoos not fitted on", check, found.odds(table(check)))
+        truth = np.array([case.child for case in check])
+        print(
+            f"\nzoos not fitted on, {len(check)} steps: {judged(found.odds(table(check)), truth)}"
+        )
     report("hidden sibling against sibling", kin, [case.hidden for case in kin])
     if asked.write:
         zoos = [zoo.name for zoo in asked.zoos]
@@ -437,7 +438,7 @@ def judged(odds: Float64, truth: NDArray[np.bool_]) -> str:
 def report(
     title: str, cases: Sequence[Case], y: Sequence[bool], *, signs: Mapping[str, int] = {}
 ) -> Float64:
-    """Print the errors on families left out of the fit, and each clue's curve; give their odds."""
+    """Print the errors on families left out of the fit, and each clue's curve."""
     x, truth = table(cases), np.asarray(y)
     print(f"\n{title}: {truth.sum()} against {(~truth).sum()}, ", end="")
     print(f"{len({case.group for case in cases})} families")
@@ -449,19 +450,6 @@ def report(
     parts = fit(x, truth.tolist(), signs=signs_of(cases, signs)).parts
     for name, column, part in zip(cases[0].features, x.T, parts, strict=True):
         print(f"| {name} | {stump_error(column, truth):.3f} | {part[-1] - part[0]:+.2f} |")
-    return odds
-
-
-def report_prior(title: str, cases: Sequence[Case], odds: Float64) -> None:
-    """Print what the prior of the tree's shape adds to the clues, at each weight."""
-    met = np.array([case.prior is not None for case in cases])
-    if not met.any():
-        return
-    truth = np.array([case.child for case in cases])[met]
-    prior = np.array([case.prior for case in cases if case.prior is not None])
-    print(f"\n{title}: {met.sum()} steps met in zoos")
-    for weight in PRIOR_WEIGHTS:
-        print(f"{weight} of the prior: {judged(odds[met] + weight * prior, truth)}")
 
 
 if __name__ == "__main__":

@@ -18,8 +18,7 @@ from pathlib import Path
 from zoo_scoring import Truth, read_truth
 
 from modelkin.lineage.compute import Compute
-from modelkin.lineage.infer.attachment import WEIGHT
-from modelkin.lineage.infer.decision import Placement, branches, path_to
+from modelkin.lineage.infer.decision import Placement, path_to
 from modelkin.lineage.infer.family import Family, assemble
 from modelkin.lineage.infer.kinship import families, measure_kinship
 from modelkin.lineage.infer.likelihood import featurise
@@ -38,16 +37,12 @@ NEAREST = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """One pair measured: is C a descendant of S, or its sibling through an unpublished model?
-
-    `prior` is the whole log-odds of `attachment`, where C was met in a tree.
-    """
+    """One pair measured: is C a descendant of S, or its sibling through an unpublished model?"""
 
     group: str
     features: Mapping[str, float]
     child: bool
     hidden: bool
-    prior: float | None = None
 
 
 def zoo_cases(zoo: Path) -> Iterator[Case]:
@@ -104,13 +99,12 @@ def child_cases(
         if twin_of(other, truth) != own and name not in ancestors(other, truth)
     ]
     kin.sort(key=lambda i: family.geometry.square_distance(child, i))
-    children = branches(placed)
     seen: set[tuple[int, int]] = set()
     for near in kin[:NEAREST]:
         path = path_to(near, placed)
         kept = [twin_of(names[i], truth) in line for i in path]
         reach = path[: kept.index(False) + 1] if False in kept else path
-        for step in path_steps(family, child, reach, placed, children):
+        for step in path_steps(family, child, reach, placed):
             if (step.origin, step.via) not in seen:
                 seen.add((step.origin, step.via))
                 yield Case(
@@ -118,7 +112,6 @@ def child_cases(
                     features=featurise(step.clues),
                     child=twin_of(names[step.via], truth) in line,
                     hidden=share_hidden(name, names[step.via], truth),
-                    prior=step.prior / WEIGHT,
                 )
 
 

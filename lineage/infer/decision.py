@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from .attachment import Children, children_of
 from .blends import Blend
 from .laundered import Laundering
 from .merges import Mixture
@@ -19,10 +18,9 @@ class Placement:
     """A decision for one member: the rule that made it and the members it names.
 
     `kept` is False when the nearest member was ruled out as a sibling; `odds` are the log-odds of
-    the chosen place on the path against the next best, `clues` those of the step that decided and
-    `prior` its log-odds before any clue. `support` is the share of resampled weights that name the
-    same parent, where it was measured. `sibling` is set when the child shares a path with that
-    member which nothing published explains.
+    the chosen place on the path against the next best, `clues` those of the step that decided.
+    `support` is the share of resampled weights that name the same parent, where it was measured.
+    `sibling` is set when the child shares a path with that member which nothing published explains.
     """
 
     child: int
@@ -35,15 +33,9 @@ class Placement:
     sibling: int | None = None
     odds: float | None = None
     clues: PathClues | None = None
-    prior: float = 0.0
     measure: float | None = None
     support: float | None = None
     passed_over: Mapping[int, str] = field(default_factory=dict)
-
-
-def branches(placed: Mapping[int, Placement]) -> Children:
-    """Who was placed below whom."""
-    return children_of({child: decision.parents for child, decision in placed.items()})
 
 
 def descends(member: int, ancestor: int, placed: Mapping[int, Placement]) -> bool:

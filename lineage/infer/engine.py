@@ -9,7 +9,7 @@ from ..compute import Compute
 from ..records import InferredEdge, RejectedParent
 from .circles import without_circles
 from .components import tell_components
-from .decision import Placement, branches
+from .decision import Placement
 from .edges import edges_of, runners_up
 from .evidence import kinship_clue
 from .family import assemble
@@ -102,8 +102,7 @@ def _infer_family(
         placed[child] = place(family, child, placed)
     for child in family.order:
         placed[child] = place_again(family, child, placed)
-    children = branches(placed)
-    placed = {child: with_support(family, child, placed, children) for child in family.order}
+    placed = {child: with_support(family, child, placed) for child in family.order}
     edges: list[InferredEdge] = []
     rejected: list[RejectedParent] = []
     for decision in placed.values():

@@ -110,10 +110,6 @@ def _decisive(decision: Placement) -> list[Clue]:
         replace(clue, llr=sign * clue.llr)
         for clue in child_scorer().explain(decision.clues, kind="path")
     ]
-    told = "log-odds before any clue: what hangs below it against what hangs beside it"
-    parts.append(
-        Clue(kind="prior", statistic=told, value=decision.prior, llr=sign * decision.prior)
-    )
     told = "log-odds of this place on the path against the next best"
     rest = decision.odds - sum(clue.llr for clue in parts)
     found = [Clue(kind="geometry", statistic=told, value=decision.odds, llr=rest), *parts]

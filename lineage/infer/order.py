@@ -15,10 +15,12 @@ from datetime import datetime
 import numpy as np
 from numpy.typing import NDArray
 
+from ..dtypes import round_to
 from .delta import compare, delta_shape
 from .geometry import Geometry
 from .specimen import Specimen, comparable, is_narrowed
 
+Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 
 DRIFT_SLOPE = 6.0
@@ -32,13 +34,17 @@ def later_copies(
     """Members that are copies, up to a cast, of another member that is likelier the original.
 
     The earlier of two dated copies is the original. Without dates: derivatives share untouched
-    weights with the file they were made from, bit for bit, so the original is the copy that more
-    of the family agrees with in that way. `in_order`: the first of two in the group is it.
+    weights with the file they were made from, up to a cast to their own type, so the original is
+    the copy that more of the family agrees with in that way; where it agrees with both alike, the
+    one that a cast took less from. `in_order`: the first of two in the group is it.
     """
     squares = geometry.square_distances()
     later: set[int] = set()
     for a, b in np.argwhere(np.triu(squares <= _cast_bound(geometry), 1)):
-        if a in later or b in later or not compare(group[a], group[b]).exact:
+        if a in later or b in later:
+            continue
+        step = compare(group[a], group[b])
+        if not (step.exact and step.same_elsewhere):
             continue
         later.add(int(b) if in_order else _later_of(group, int(a), int(b)))
     return later
@@ -51,13 +57,14 @@ def _later_of(group: Sequence[Specimen], a: int, b: int) -> int:
     if bool(group[a].packing) != bool(group[b].packing):
         # A file made for a runtime is converted from what was trained, and not the other way.
         return a if group[a].packing else b
+    rest = [one for at, one in enumerate(group) if at not in (a, b)]
+    mine, theirs = _followers(group[a], rest), _followers(group[b], rest)
+    if mine != theirs:
+        return a if theirs > mine else b
     for one, other in ((a, b), (b, a)):
         if is_narrowed(group[one], group[other]):
             return one
-    more, fewer = _followers(group, a), _followers(group, b)
-    if more == fewer:
-        return a if _is_widened(group[a], group[b]) else b
-    return a if fewer > more else b
+    return a if _is_widened(group[a], group[b]) else b
 
 
 def _is_widened(one: Specimen, other: Specimen) -> bool:
@@ -78,16 +85,22 @@ def _cast_bound(geometry: Geometry) -> Float64:
     return bound
 
 
-def _followers(group: Sequence[Specimen], member: int) -> int:
-    """Identical sampled weights, summed over the rest of the family."""
-    mine = group[member]
+def _followers(one: Specimen, rest: Sequence[Specimen]) -> int:
+    """Weights of the rest of the family that are the model's, cast to their own type.
+
+    A source shares them with its cast where the rest was published in a type that both can be cast
+    to; a copy that was cast from more than the rest came from, or to less, misses some.
+    """
     return sum(
-        int(np.count_nonzero(block.values == other.blocks[name].values))
-        for other in group
-        if other is not mine
-        for name, block in mine.blocks.items()
-        if name in other.blocks and comparable(block, other.blocks[name])
+        int(np.count_nonzero(_cast(block.values, theirs.dtype) == theirs.values))
+        for other in rest
+        for name, block in one.blocks.items()
+        if (theirs := other.blocks.get(name)) is not None and comparable(block, theirs)
     )
+
+
+def _cast(values: Float32, dtype: str) -> Float32:
+    return round_to(values, dtype) if dtype in ("BF16", "F16") else values
 
 
 def drift_llr(child: int, parent: int, geometry: Geometry) -> float:

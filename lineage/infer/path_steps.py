@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from .attachment import Children, attachment
 from .decision import Placement, path_to
 from .family import Family
 from .likelihood import child_scorer
@@ -17,15 +16,11 @@ TRAINED = frozenset({"nearest", "frozen"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PathStep:
-    """One step of a path held against a child: log-odds that the child keeps it.
-
-    `odds` are those of the clues and the `prior`, which the shape of the tree gives.
-    """
+    """One step of a path held against a child: log-odds that the child keeps it."""
 
     origin: int
     via: int
     clues: PathClues
-    prior: float
     odds: float
 
 
@@ -34,11 +29,10 @@ def path_steps(
     child: int,
     path: Sequence[int],
     placed: Mapping[int, Placement],
-    children: Children,
 ) -> list[PathStep]:
     """Each step of a path held against a child: how likely it is that the child keeps it."""
     return [
-        path_step(family, child, via=via, origin=origin, placed=placed, children=children)
+        path_step(family, child, via=via, origin=origin, placed=placed)
         for origin, via in pairwise(path)
     ]
 
@@ -50,7 +44,6 @@ def path_step(
     via: int,
     origin: int,
     placed: Mapping[int, Placement],
-    children: Children,
 ) -> PathStep:
     """One step held against a child, with what is known of its siblings."""
     clues = path_clues(
@@ -61,9 +54,8 @@ def path_step(
         origin=origin,
         others=_others(family, child, via, origin, placed),
     )
-    prior = attachment(child, via=via, origin=origin, children=children)
-    odds = child_scorer().log_odds(clues) + prior
-    return PathStep(origin=origin, via=via, clues=clues, prior=prior, odds=odds)
+    odds = child_scorer().log_odds(clues)
+    return PathStep(origin=origin, via=via, clues=clues, odds=odds)
 
 
 def most_likely_stop(odds: Sequence[float]) -> tuple[int, float]:

@@ -19,9 +19,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from .attachment import Children
 from .blends import find_blend
-from .decision import Placement, branches, descends, parent_of, path_to
+from .decision import Placement, descends, parent_of, path_to
 from .delta import grid_floor, on_grid_share, same_rows_permuted
 from .family import NEAREST, Family, mixture_of
 from .laundered import find_source
@@ -68,7 +67,7 @@ def place(family: Family, child: int, placed: Mapping[int, Placement]) -> Placem
     if frozen is not None:
         return frozen
     left, near = _over_what_is_left(family, child, near)
-    return _nearest(left, child, near, placed, branches(placed))
+    return _nearest(left, child, near, placed)
 
 
 def place_again(family: Family, child: int, placed: Mapping[int, Placement]) -> Placement:
@@ -76,17 +75,11 @@ def place_again(family: Family, child: int, placed: Mapping[int, Placement]) -> 
     if placed[child].rule != "nearest":
         return placed[child]
     family, near = _over_what_is_left(family, child, family.nearest(child))
-    return _nearest(family, child, near, placed, branches(placed))
+    return _nearest(family, child, near, placed)
 
 
-def with_support(
-    family: Family, child: int, placed: Mapping[int, Placement], children: Children
-) -> Placement:
+def with_support(family: Family, child: int, placed: Mapping[int, Placement]) -> Placement:
     """The decision with its bootstrap support, where a path was weighed.
-
-    Parameters
-    ----------
-    children : the `branches` of `placed`.
 
     Notes
     -----
@@ -98,7 +91,7 @@ def with_support(
     family, near = _over_what_is_left(family, child, family.nearest(child))
 
     def decide(sample: Sample) -> int:
-        return _nearest(replace(family, sample=sample), child, near, placed, children).parents[0]
+        return _nearest(replace(family, sample=sample), child, near, placed).parents[0]
 
     return replace(decision, support=support_of(decide, family.sample))
 
@@ -284,17 +277,16 @@ def _nearest(
     child: int,
     near: Sequence[int],
     placed: Mapping[int, Placement],
-    children: Children,
 ) -> Placement:
     """The member on the path to the nearest one that the child most likely branched off.
 
     Each step of the path is weighed by its clues; the stop that explains all of them best is taken.
     """
-    steps = path_steps(family, child, path_to(near[0], placed), placed, children)
+    steps = path_steps(family, child, path_to(near[0], placed), placed)
     stop, sure = most_likely_stop([step.odds for step in steps])
     parent = steps[stop].origin if stop < len(steps) else near[0]
     refused = steps[stop] if stop < len(steps) else None
-    branch = _kept_branch(family, child, near, placed, children, parent, refused)
+    branch = _kept_branch(family, child, near, placed, parent, refused)
     if branch is not None:
         parent, steps, stop, sure = branch.via, [*steps[:stop], branch], stop + 1, branch.odds
     told = branch or refused or (steps[stop - 1] if steps else None)
@@ -306,7 +298,6 @@ def _nearest(
         sibling=_hidden_sibling(refused, placed) if branch is None else None,
         odds=sure if steps else None,
         clues=told.clues if told else None,
-        prior=told.prior if told else 0.0,
         passed_over={} if refused is None else {refused.via: _refusal(refused)},
     )
 
@@ -316,7 +307,6 @@ def _kept_branch(
     child: int,
     near: Sequence[int],
     placed: Mapping[int, Placement],
-    children: Children,
     parent: int,
     refused: PathStep | None,
 ) -> PathStep | None:
@@ -331,10 +321,7 @@ def _kept_branch(
         and parent_of(i, placed) == parent
         and family.geometry.square_distance(child, i) < own
     ]
-    steps = [
-        path_step(family, child, via=i, origin=parent, placed=placed, children=children)
-        for i in rivals
-    ]
+    steps = [path_step(family, child, via=i, origin=parent, placed=placed) for i in rivals]
     best = max(steps, key=lambda step: step.odds, default=None)
     return best if best is not None and best.odds > 0 else None
 
