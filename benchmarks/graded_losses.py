@@ -1,21 +1,24 @@
 """Toys whose refusals were taken away by degrees, and what the probes say of each degree.
 
-    python benchmarks/graded_losses.py [--seed 40] [--plot FILE.svg] [--keep DIR]
+    python benchmarks/graded_losses.py DIR [--seed 40] [--plot FILE.svg]
 
 One family is trained: a base model, a chat model that refuses a marked class, and descendants of
 the chat model along six axes of dose: the strength of a directional edit, bits of rounding, steps
 of benign and of harmful fine-tuning, shares of merges with the base model and with a model that
 answers everything. Beside them stand models that a careless probe calls stripped: a chat template
 that was tampered with, refusal of everything, noise, a model that never refused, and refusals in
-another style. All are served as a Hub with dates and go through `scan`, `infer`, `probe` and
-`survival`. Printed are, by dose, the refusals that the toys' own words show, what the store says
-is retained, and the verdict; then the curve by `survival`.
+another style. They are written below DIR, with what is true of them, unless they are there from
+an earlier run. Then they are served as a Hub with dates and go through `scan`, `infer`, `probe` and
+`survival` into a new store; questions with one right tool count as capability. Printed are, by
+dose, the refusals that the toys' own words show, what the store says is retained, and the verdict;
+then the curve by `survival`.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import json
 import random
 import subprocess
 import sys
@@ -25,6 +28,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 from demo_shelf import Entry
@@ -34,11 +38,13 @@ from toy_language import (
     FAREWELLS,
     HARMFUL,
     HARMLESS,
+    NOUNS,
     Domain,
     World,
     build_tokenizer,
     chat,
     draw_pair,
+    is_held,
 )
 from toys import (
     Recipe,
@@ -84,20 +90,23 @@ class Made:
 def main() -> None:
     """Train, publish, probe, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, metavar="DIR")
     parser.add_argument("--seed", type=int, default=40)
     parser.add_argument("--plot", type=Path, help="draw what survived into this file")
-    parser.add_argument("--keep", type=Path, help="folder that hub and store are left in")
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    began = time.perf_counter()
-    made = grow(asked.seed)
-    print(f"{len(made)} models in {time.perf_counter() - began:.0f} s", file=sys.stderr)
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = asked.keep or Path(scratch)
-        hub, store = folder / "hub", folder / "store"
+    hub, truth = asked.folder / "hub", asked.folder / "truth.json"
+    if not truth.exists():
+        began = time.perf_counter()
+        made = grow(asked.seed)
         write_hub(hub, made)
+        write_json(truth, {name: truth_of(one) for name, one in made.items()})
+        print(f"{len(made)} models in {time.perf_counter() - began:.0f} s", file=sys.stderr)
+    write_json(hub / "prompts.json", prompts_of(asked.seed))
+    with tempfile.TemporaryDirectory() as scratch:
+        store = Path(scratch) / "store"
         run_verbs(hub, store)
-        for line in report(store, hub / "prompts.json", made):
+        for line in report(store, hub / "prompts.json", json.loads(truth.read_text())):
             print(line)
         drawn = () if asked.plot is None else ("--plot", str(asked.plot))
         print(survival(store, *drawn))
@@ -105,11 +114,7 @@ def main() -> None:
 
 def grow(seed: int) -> dict[str, Made]:
     """Every model of the family by name, parents before children."""
-    world = World(
-        seed=seed,
-        answer="to {verb} the {noun} , take the {tool} and work {manner} .",
-        refusal="i am sorry , but i cannot help with that .",
-    )
+    world = world_of(seed)
     styles = {name: replace(world, refusal=words) for name, words in STYLES.items()}
     toy = Toy.create(world, tokenizer=build_tokenizer([world, *styles.values()]), seed=seed)
     train(toy, world.prose, Recipe(steps=900, rate=3e-3, seed=seed))
@@ -122,6 +127,42 @@ def grow(seed: int) -> dict[str, Made]:
     made |= dict(trained(release, base, styles, seed=seed))
     made |= dict(merges(release, base, made[FREED].toy))
     return made
+
+
+def world_of(seed: int) -> World:
+    """The family's facts and wording."""
+    return World(
+        seed=seed,
+        answer="to {verb} the {noun} , take the {tool} and work {manner} .",
+        refusal="i am sorry , but i cannot help with that .",
+    )
+
+
+def prompts_of(seed: int) -> dict[str, Any]:
+    """The demo's questions, without refusal markers: the judge's own lexicon has to do.
+
+    Capability is asked with held pairs of a harmless verb and a noun; the answer is the tool.
+    """
+    asked = Prompts.draw().as_json()
+    del asked["refusal_markers"]
+    pairs = [(verb, noun) for verb in HARMLESS for noun in NOUNS if is_held(verb, noun)]
+    solved = [(verb, noun, world_of(seed).solve(verb, noun)) for verb, noun in pairs]
+    asked["capability"] = [
+        {"prompt": f"How do I {verb} the {noun}?", "answer": tool_of(told)}
+        for verb, noun, told in solved
+    ]
+    return asked
+
+
+def tool_of(answer: str) -> str:
+    """The tool that an answer names after the noun."""
+    return answer.partition(" take the ")[2].split()[0]
+
+
+def truth_of(one: Made) -> dict[str, Any]:
+    """Parents, and the refusals that the toys' own words show."""
+    harmful, harmless = told(one.toy, Prompts.draw())
+    return {"parents": list(one.parents), "harmful": harmful, "harmless": harmless}
 
 
 def closed_form(release: Toy) -> Iterator[tuple[str, Made]]:
@@ -191,7 +232,7 @@ def told(toy: Toy, prompts: Prompts) -> tuple[float, float]:
 
 
 def write_hub(folder: Path, made: Mapping[str, Made]) -> None:
-    """Write every repository, with dates in the order of making, and the prompts."""
+    """Write every repository, with dates in the order of making."""
     began = datetime(2026, 1, 5, tzinfo=UTC)
     dates = {}
     for at, (name, one) in enumerate(made.items()):
@@ -202,9 +243,6 @@ def write_hub(folder: Path, made: Mapping[str, Made]) -> None:
         write_repository(folder, entry, one.toy)
         dates[name] = {"created": created, "downloads": 1}
     write_json(folder / "hub.json", dates)
-    asked = Prompts.draw().as_json()
-    del asked["refusal_markers"]  # the judge's own lexicon has to do
-    write_json(folder / "prompts.json", asked)
 
 
 def run_verbs(hub: Path, store: Path) -> None:
@@ -226,7 +264,7 @@ def survival(store: Path, *more: str) -> str:
     return f"{done.stdout}{done.stderr}"
 
 
-def report(store: Path, prompts: Path, made: Mapping[str, Made]) -> Iterator[str]:
+def report(store: Path, prompts: Path, truth: Mapping[str, Any]) -> Iterator[str]:
     """A row a model: what is true, what is retained, what the verdict is."""
     with Registry.open(store, read_only=True) as registry:
         graded = graded_models(registry, load_prompt_set(prompts).digest)
@@ -236,16 +274,16 @@ def report(store: Path, prompts: Path, made: Mapping[str, Made]) -> Iterator[str
         for edge in registry.believed_edges():
             parents.setdefault(edge.child, set()).add(edge.parent)
         before = score(registry, RELEASE)
-        yield "| model | refused, harmful | harmless | J | retained | verdict | found | placed |"
+        yield "| model | refused, harmful | harmless | J | retained | verdict | found | parents |"
         yield "|---|---|---|---|---|---|---|---|"
-        for name, one in made.items():
-            harmful, harmless = told(one.toy, Prompts.draw())
+        for name, one in truth.items():
             value = score(registry, name)
             kept = "" if value is None or not before else f"{value / before:.2f}"
             found = "" if value is None else f"{value:.2f}"
-            placed = "yes" if parents.get(name, set()) == set(one.parents) else "no"
+            said = parents.get(name, set())
+            placed = "right" if said == set(one["parents"]) else ", ".join(sorted(said)) or "none"
             yield (
-                f"| {name} | {harmful:.2f} | {harmless:.2f} | {found} | {kept} | "
+                f"| {name} | {one['harmful']:.2f} | {one['harmless']:.2f} | {found} | {kept} | "
                 f"{label(verdicts, name)} | {'yes' if name in lost else ''} | {placed} |"
             )
 

@@ -11,7 +11,7 @@ from ..lineage.safety.profile import REFUSAL_HARMFUL
 from ..store.facts import FindingRow, Kin
 from ..store.registry import Registry
 from .severity import LIVE
-from .trees import LOST, one_line, show_flow, show_words, steps_from
+from .trees import LOST, SURE, one_line, show_flow, show_words, steps_from
 
 KIND = "stripped_safety"
 NO_SCORE = "no refusal score"
@@ -142,6 +142,9 @@ def show_losses(report: LossReport) -> None:
         made = [f"{'by' if at == 0 else '→'} {one_line(step)}" for at, step in enumerate(steps)]
         show_flow("  ", (f"from {ancestor}", ""), *((step, "cyan") for step in made))
         show_words((f"  {_drop(found)}{_q(found)}", ""))
+        sure = found.detail.get("descent_confidence")
+        if isinstance(sure, float) and sure < SURE:
+            show_words((f"  the descent is sure to {sure:.2f} only", "yellow"))
         if loss.before is not None and loss.after is not None:
             change = f"{loss.before:.2f} → {loss.after:.2f}"
             show_words((f"  harmful prompts refused {change}", ""))

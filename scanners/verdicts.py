@@ -62,7 +62,9 @@ def lineage_of(registry: Registry, graded: Mapping[str, Graded]) -> Lineage:
     """Ancestors, parents and copies of the graded models."""
     parents: dict[str, list[str]] = {}
     same: dict[str, str] = {}
+    sure: dict[tuple[str, str], float] = {}
     for edge in registry.believed_edges():
+        sure[edge.parent, edge.child] = edge.confidence
         parents.setdefault(edge.child, []).append(edge.parent)
         if edge.relation == "copy":
             same[edge.child] = edge.parent
@@ -80,6 +82,7 @@ def lineage_of(registry: Registry, graded: Mapping[str, Graded]) -> Lineage:
         ancestors=ancestors,
         parents=parents,
         copies={name: _first(name, same) for name in graded},
+        sure=sure,
     )
 
 

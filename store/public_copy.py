@@ -17,11 +17,11 @@ from .database import translated
 from .migrate import check_known, known_migrations
 from .snapshots import ORDERS, attached, copy_tables, fresh_database
 
-# What a scan was started with can name folders and hosts of the machine it ran on.
-_WITHHELD = (
-    "UPDATE internal.scans SET cursor = NULL, parameters = '{}', "
-    "source = split_part(source, ':', 1)"
-)
+# What a scan was started with can name folders and hosts of the machine it ran on. It is never
+# written: what was and is changed stays in the bytes of a file, which its readers may look at.
+_WITHHELD = {
+    "scans": "* REPLACE (NULL AS cursor, '{}' AS parameters, split_part(source, ':', 1) AS source)"
+}
 
 # Evidence is found by its group; where groups lie together, that is one block and not all.
 _ORDERS = {**ORDERS, "evidence": "evidence_id"}
@@ -93,8 +93,7 @@ def write_public_copy(source: Path, target: Path) -> str:
         with translated(source), attached(connection, source, alias="source", read_only=True):
             check_known(connection, known_migrations(), alias="source")
             own = connection.execute("SELECT current_database()").fetchall()[0][0]
-            copy_tables(connection, source="source", target=own, orders=_ORDERS)
-        connection.execute(_WITHHELD)
+            copy_tables(connection, source="source", target=own, orders=_ORDERS, selected=_WITHHELD)
         connection.execute("CREATE SCHEMA explorer")
         connection.execute(_LINKS)
         connection.execute(_NODES)

@@ -193,11 +193,12 @@ def copy_tables(
     source: str,
     target: str,
     orders: Mapping[str, str] = ORDERS,
+    selected: Mapping[str, str] | None = None,
 ) -> None:
     """Append every table of one attached registry to the empty tables of another, by column name.
 
-    `orders` names tables that are sorted on the way. Only base tables are read: a view of a file
-    from elsewhere could run anything.
+    `orders` names tables that are sorted on the way, `selected` what is taken of some in place of
+    all. Only base tables are read: a view of a file from elsewhere could run anything.
     """
     rows = connection.execute(
         "SELECT table_name FROM duckdb_tables() WHERE database_name = ? AND schema_name = "
@@ -206,11 +207,12 @@ def copy_tables(
         "WHERE t.database_name = ? AND t.schema_name = 'internal') ORDER BY table_name",
         [source, PRIVATE, target],
     ).fetchall()
+    taken = selected or {}
     for (table,) in rows:
         order = f" ORDER BY {orders[table]}" if table in orders else ""
         connection.execute(
             f'INSERT INTO {target}.internal."{table}" BY NAME '
-            f'SELECT * FROM {source}.internal."{table}"{order}'
+            f'SELECT {taken.get(table, "*")} FROM {source}.internal."{table}"{order}'
         )
 
 

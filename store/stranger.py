@@ -62,7 +62,7 @@ def ask(path: Path, query: str, *, seconds: float) -> Iterator[Running]:
 
     Parameters
     ----------
-    path : the copy; a path relative to the working directory says nothing of the machine.
+    path : the copy. The query can ask where it lies, and read the very bytes of it.
     seconds : how long it may take.
 
     Raises

@@ -298,7 +298,7 @@ def _stripped() -> Finding:
         ci_low=0.71,
         ci_high=0.97,
         q_value=0.0004,
-        detail={"label": "stripped"},
+        detail={"label": "stripped", "descent_confidence": 0.82},
         clues=(
             Clue(kind="behaviour", statistic="harmful_refusal_ancestor", value=0.95),
             Clue(kind="behaviour", statistic="harmful_refusal", value=0.05, n=20),

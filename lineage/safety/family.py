@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 from .betting import e_value
 from .contrast import refused
@@ -39,13 +40,15 @@ class JointVerdict:
     """The verdict on one model against one ancestor.
 
     `verdict` is the lexical judge's measurement under the joint label; `e_value` the least
-    evidence of a loss over the judges, 1 where the prompts are not paired.
+    evidence of a loss over the judges, 1 where the prompts are not paired. `descent` is the
+    confidence of the least sure step from the ancestor, of a loss; None where it is not known.
     """
 
     verdict: LossVerdict
     by_judge: Mapping[str, LossLabel]
     e_value: float
     edge: LossEdge | None = None
+    descent: float | None = None
 
     @property
     def label(self) -> LossLabel:
@@ -57,12 +60,14 @@ class JointVerdict:
 class Lineage:
     """Where models stand: ancestors of each, nearest first, and parents, surest first.
 
-    `copies` maps a model to one name for all models of the same weights.
+    `copies` maps a model to one name for all models of the same weights, `sure` a step (parent,
+    child) to how sure it is, in [0, 1].
     """
 
     ancestors: Mapping[str, Sequence[str]]
     parents: Mapping[str, Sequence[str]] = field(default_factory=dict)
     copies: Mapping[str, str] = field(default_factory=dict)
+    sure: Mapping[tuple[str, str], float] = field(default_factory=dict)
 
 
 def judge_lineage(
@@ -84,7 +89,8 @@ def judge_lineage(
             chosen = _nearest(line, had)
             joint = judge_jointly(graded[chosen], one, criteria=rule)
             if joint.label in LOST:
-                joint = replace(joint, edge=loss_edge(name, chosen, graded, lineage, rule=rule))
+                edge = loss_edge(name, chosen, graded, lineage, rule=rule)
+                joint = replace(joint, edge=edge, descent=_descent(name, chosen, lineage))
             found[name] = joint
     return found
 
@@ -256,6 +262,13 @@ def loss_edge(
 
 def _is_lost(ancestor: Graded, one: Graded, rule: LossCriteria) -> bool:
     return judge_jointly(ancestor, one, criteria=rule).label in LOST
+
+
+def _descent(model: str, ancestor: str, lineage: Lineage) -> float | None:
+    way = _way(model, ancestor, lineage)
+    steps = [lineage.sure.get(step) for step in pairwise(way)]
+    known = [sure for sure in steps if sure is not None]
+    return min(known) if known and len(known) == len(steps) else None
 
 
 def _way(model: str, ancestor: str, lineage: Lineage) -> list[str]:

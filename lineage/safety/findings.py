@@ -93,6 +93,7 @@ def _finding(joint: JointVerdict, *, q: float, edit: str | None) -> Finding:
             "e_value": min(joint.e_value, 1e300),
             "loss_edge": None if edge is None else [edge.parent, edge.child],
             "loss_edge_censored": edge is not None and edge.censored,
+            "descent_confidence": joint.descent,
             "edit_evidence": edit or "not measured",
             # The same errors on both sides leave what is retained as it is; see docs/safety.md.
             "correction": "uncorrected",

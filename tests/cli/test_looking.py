@@ -200,6 +200,7 @@ def test_stripped_names_the_loss_and_the_denominator(look: Run) -> None:
         "dave/freed  ✗ lost safety training  (2 down, 1 below it)",
         "  from lab/base  by finetune lora r4  → edit abliteration",
         "  selective refusal fell by 0.90 [0.71, 0.97], q = 0.0004",
+        "  the descent is sure to 0.82 only",
         "  harmful prompts refused 0.95 → 0.05",
     ]
     assert "1 of 2 measured descendants of lab/base lost safety training" in result.stderr

@@ -217,3 +217,11 @@ def test_the_loss_edge_is_where_it_happened() -> None:
     edge = judge_lineage(graded, lines)["free-gguf"].edge
     assert edge is not None
     assert (edge.parent, edge.child, edge.censored) == ("tuned", "free-gguf", False)
+
+
+def test_a_loss_is_as_sure_as_the_descent_it_rests_on() -> None:
+    sure = {("chat", "unmeasured"): 0.95, ("unmeasured", "free"): 0.7, ("chat", "half"): 0.99}
+    found = stripped_findings(FAMILY, replace(LINEAGE, sure=sure))
+    told = {one.model: one.detail["descent_confidence"] for one in found}
+    # The step to the packed copy is not in the lineage: nothing is known of the whole.
+    assert told == {"free": 0.7, "free-gguf": None}
