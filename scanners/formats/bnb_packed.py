@@ -24,7 +24,7 @@ from ...lineage.errors import MalformedFile, UnsupportedFormat
 from ...lineage.records import TensorSpec
 from .base import ByteRange, Decoded, Located
 from .bounded_json import JsonLimits, parse_object
-from .codebooks import cell_widths
+from .codebooks import pair_tables, pairs_at
 from .plain import element_range
 from .row_packed import decoded, numbers
 
@@ -79,12 +79,14 @@ class BnbWeight:
 
         def decode(parts: Sequence[bytes]) -> Decoded:
             scales = self._scales(parts, blocks)
-            codes = numbers(parts[3], self.codes)
             raw = np.frombuffer(parts[0], dtype=np.uint8)
-            at = np.stack([raw >> 4, raw & 15], axis=-1).reshape(-1)[: end - first]
+            book = numbers(parts[3], self.codes).astype("<f4", copy=False)
             scale = np.repeat(scales, self.block)[: end - first]
-            values, steps = codes[at] * scale, cell_widths(codes)[at] * scale
-            return decoded(values, steps, start - first, count)
+            codes, widths = (
+                pairs_at(held, raw)[: end - first]
+                for held in pair_tables(book.tobytes(), high_first=True)
+            )
+            return decoded(codes * scale, widths * scale, start - first, count)
 
         return Located(ranges=tuple(ranges), decode=decode)
 

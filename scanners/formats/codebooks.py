@@ -8,7 +8,7 @@ on average over the cell, however unlike its two halves are.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,34 @@ def cell_widths(codes: Sequence[float] | Float32) -> Float32:
     right = np.concatenate([gaps, gaps[-1:]]) / 2
     widths = np.sqrt(4 * (left**3 + right**3) / (left + right))
     return np.asarray(widths[np.searchsorted(distinct, values)], dtype=np.float32)
+
+
+Pairs = NDArray[np.uint64]
+
+
+def pairs_at(table_of: Pairs, codes: NDArray[np.uint8]) -> Float32:
+    """The numbers that a table of pairs has for the two 4-bit codes of each byte, flat."""
+    return table_of.take(codes.reshape(-1)).view(np.float32)
+
+
+@lru_cache(maxsize=32)
+def pair_tables(codes: bytes, *, high_first: bool) -> tuple[Pairs, Pairs]:
+    """Values and cell widths of the two 4-bit codes of each of the 256 bytes.
+
+    Parameters
+    ----------
+    codes : 16 little-endian F32; a file may bring its own.
+    high_first : whether the high nibble comes first.
+
+    Returns
+    -------
+    (256,) twice: two float32 as one number of 64 bits, so that a pair is looked up at once.
+    """
+    values = np.frombuffer(codes, dtype="<f4").astype(np.float32)
+    byte = np.arange(256)
+    nibbles = np.stack([byte >> 4, byte & 15] if high_first else [byte & 15, byte >> 4], axis=-1)
+    made = [np.ascontiguousarray(held[nibbles]) for held in (values, cell_widths(values))]
+    return made[0].view(np.uint64).reshape(256), made[1].view(np.uint64).reshape(256)
 
 
 @cache

@@ -17,11 +17,13 @@ from ...lineage.dtypes import f8_codes, to_float32
 from ...lineage.errors import MalformedFile
 from ...lineage.records import TensorSpec
 from .base import ByteRange, Decoded, Located
-from .codebooks import power_of_two, table
+from .codebooks import FP4, pair_tables, pairs_at, power_of_two
 
 Float32 = NDArray[np.float32]
 Codes = NDArray[np.uint8]
 Pair = tuple[Float32, Float32]
+
+_FP4 = np.array(FP4, dtype="<f4").tobytes()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -255,7 +257,6 @@ def four_bit_float(
 
     def unpack(parts: Sequence[bytes], rows: Rows) -> Pair:
         raw = np.frombuffer(parts[0], dtype=np.uint8).reshape(rows.count, -1)
-        codes = np.stack([raw & 15, raw >> 4], axis=-1).reshape(rows.count, -1)
         if scale.dtype in ("U8", "F8_E8M0"):
             factor = power_of_two(np.frombuffer(parts[1], dtype=np.uint8))
         else:
@@ -263,8 +264,11 @@ def four_bit_float(
         if second is not None:
             whole = numbers(parts[2], second).reshape(-1)[0]
             factor = factor / whole if divide else factor * whole
-        values, widths = table("FP4")
         steps = spread(factor.astype(np.float32), rows)
-        return values[codes[:, : rows.columns]] * steps, widths[codes[:, : rows.columns]] * steps
+        values, widths = (
+            pairs_at(held, raw).reshape(rows.count, -1)[:, : rows.columns]
+            for held in pair_tables(_FP4, high_first=False)
+        )
+        return values * steps, widths * steps
 
     return unpack

@@ -148,3 +148,16 @@ def test_the_spacing_has_the_values_of_the_formula() -> None:
     assert dtypes.ulp(np.float32([3.0]), "I32")[0] == 1
     assert dtypes.ulp(np.float32([8.0]), "F8_E8M0")[0] == 8
     assert dtypes.ulp(np.float32([1.0]), "F64")[0] == np.float32(2**-23)
+
+
+@pytest.mark.parametrize("dtype", ["F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"])
+def test_the_codes_of_eight_bits_have_their_values_and_spacings(dtype: str) -> None:
+    values, spacing = dtypes.f8_codes(dtype)
+    stored = dtypes.to_float32(bytes(range(256)), dtype)
+    np.testing.assert_array_equal(values, stored)
+    np.testing.assert_array_equal(spacing, dtypes.ulp(stored, dtype))
+
+
+def test_codes_of_a_wider_type_are_refused() -> None:
+    with pytest.raises(NotComparable, match="no 8-bit float"):
+        dtypes.f8_codes("BF16")

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from packers import PACKINGS, is_packable, pack, write_packed
+from packers import PACKINGS, is_packable, pack, stream, write_packed
 from safetensors.torch import save, save_file
 from small_models import CONFIG, infer_once, rows_of, scan_once, tiny_weights, tuned, write_model
 from weight_files import MemoryBytes, span
@@ -20,6 +20,7 @@ from weight_files import MemoryBytes, span
 from modelkin.lineage.errors import FormatError
 from modelkin.scanners.formats.base import WeightFile
 from modelkin.scanners.formats.packed import group_parts, unpack
+from modelkin.scanners.formats.row_packed import bit_fields
 from modelkin.scanners.formats.safetensors_file import read_header
 from modelkin.scanners.sources.folder import FolderSource
 
@@ -201,3 +202,17 @@ def test_a_packed_copy_is_placed_under_its_source(store: Path, kind: str) -> Non
     told = json.loads(detail)
     assert (parent, relation) == ("ann/chat", "quantized")
     assert (told["format"], told["bits"]) == PACKINGS[kind][2]
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
+@pytest.mark.parametrize("columns", [1, 7, 32, 33, 100])
+def test_fields_of_a_bit_stream_are_what_was_packed(bits: int, columns: int) -> None:
+    values = np.random.default_rng(columns).integers(0, 1 << bits, (5, columns))
+    data = stream(values, bits).tobytes()
+    np.testing.assert_array_equal(bit_fields(data, bits, 5, columns), values)
+
+
+@pytest.mark.parametrize("bits", [3, 4, 8])
+def test_a_row_that_ends_before_its_fields_is_refused(bits: int) -> None:
+    with pytest.raises(ValueError, match="bytes a row"):
+        bit_fields(bytes(10), bits, 2, 5 * 8 // bits + 1)
