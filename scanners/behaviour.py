@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,7 +86,8 @@ def compare_behaviour(
             unreadable[row.model] = str(error)
     found: list[BehaviouralKin] = []
     if len(names) > 1:
-        found = behavioural_kin(grams, _families(registry, names), compute=compute)
+        lines = registry.fingerprinted_lines(prompt_set=prompt_set, version=VERSION)
+        found = behavioural_kin(grams, _families(names, lines), compute=compute)
     pairs = [
         BehaviourRow(
             first=names[one.first],
@@ -113,11 +115,14 @@ def _load(registry: Registry, row: FingerprintRow) -> Float32:
     return values.astype(np.float32)
 
 
-def _families(registry: Registry, names: list[str]) -> list[int]:
-    """A number for each model; those that hang together by weights or by claim share theirs."""
+def _families(names: Sequence[str], lines: Iterable[tuple[str, str]]) -> list[int]:
+    """A number for each model; those that hang together by weights or by claim share theirs.
+
+    `lines` are pairs of a model and one of its ancestors, which may have no number of its own.
+    """
     sets = DisjointSets()
-    owner: dict[str, int] = {}
-    for at, name in enumerate(names):
-        for one in (name, *(kin.model for kin in registry.ancestors(name))):
-            sets.join(at, owner.setdefault(one, at))
+    owner = {name: at for at, name in enumerate(names)}
+    for model, ancestor in lines:
+        if model in owner:
+            sets.join(owner[model], owner.setdefault(ancestor, owner[model]))
     return [sets.find(at) for at in range(len(names))]

@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from ..lineage.architectures.remembered import remembered
 from ..lineage.records import Relation
 
 _STATED: Final = {
@@ -35,6 +36,13 @@ _QUANTIZED_FILE: Final = re.compile(
     re.IGNORECASE,
 )
 _PACKED_FILE: Final = re.compile(r"(?:gptq|awq)[^/]*\.(?:safetensors|bin|pt)$", re.IGNORECASE)
+_FILES: Final = {
+    "adapter": _ADAPTER_FILE,
+    "lora": _LORA_FILE,
+    "full": _FULL_FILE,
+    "quantized": _QUANTIZED_FILE,
+    "packed": _PACKED_FILE,
+}
 _QUANTIZED_NAME: Final = re.compile(
     r"(?:^|[-_.])(?:gguf|ggml|gptq|awq|exl[23]|mlx|bnb|hqq|aqlm|nf4|nvfp4|mxfp4|fp8|int[48]|"
     r"w\d{1,2}a\d{1,2}|[2-8]-?bits?|bpw\d|imatrix|autoround|q[2-8](?:bits?|_\w+)?(?![.\w]))"
@@ -117,13 +125,16 @@ def _quantization(config: Mapping[str, Any]) -> tuple[bool, bool]:
     return method not in _UNSURE_METHODS, method in _UNSURE_METHODS
 
 
-def _adapter_files(config: Mapping[str, Any], has_config: bool, files: Sequence[str]) -> bool:
+@remembered
+def _marks_of_file(path: str) -> frozenset[str]:
+    """What the name of one file says; most repositories have the same few."""
+    return frozenset(mark for mark, pattern in _FILES.items() if pattern.search(path))
+
+
+def _adapter_files(config: Mapping[str, Any], has_config: bool, marks: Collection[str]) -> bool:
     if has_config or isinstance(config.get("peft"), Mapping):
         return True
-    if any(_ADAPTER_FILE.search(name) for name in files):
-        return True
-    full = any(_FULL_FILE.search(name) for name in files)
-    return not full and any(_LORA_FILE.search(name) for name in files)
+    return "adapter" in marks or ("lora" in marks and "full" not in marks)
 
 
 def gather_facts(
@@ -154,21 +165,21 @@ def gather_facts(
     words = {tag.strip().casefold() for tag in tags}
     name = (model or "").rpartition("/")[2]
     library = str(card.get("library_name") or "").strip().casefold()
-    full = any(_FULL_FILE.search(path) for path in files)
+    marks = frozenset().union(*map(_marks_of_file, files))
+    full = "full" in marks
     says, unsure = _quantization(config)
     container_tags = words & _CONTAINER_TAGS - ({"gguf", "ggml"} if full else set())
-    packed = any(_PACKED_FILE.search(path) for path in files)
-    loose = not full and any(_QUANTIZED_FILE.search(path) for path in files)
+    loose = not full and "quantized" in marks
     quantized_name = _QUANTIZED_NAME.search(name) is not None
     return Facts(
         stated=stated_relation(card),
-        adapter_files=_adapter_files(config, has_adapter_config, files),
+        adapter_files=_adapter_files(config, has_adapter_config, marks),
         adapter_marks=library == "peft"
         or any(word.startswith("base_model:adapter:") for word in words)
         or (not full and bool(words & _ADAPTER_TAGS)),
         quantizer_named=bool(card.get("quantized_by")),
         quantized=says
-        or packed
+        or "packed" in marks
         or loose
         or quantized_name
         or library in {"gguf", "mlx"}

@@ -14,6 +14,7 @@ from ..lineage.records import ModelInfo, Outcome
 from ..store.facts import RevisionFacts, Visit
 from ..store.sketches import RawArray, SketchFile, pack_sketch
 from .bytes import Traffic
+from .cycles import cycles_sought_seldom
 from .limits import Gate, Meter, ScanLimits
 from .sketching import MAX_BYTES, MAX_REQUESTS
 from .sources.base import Source
@@ -96,8 +97,9 @@ async def fetch_batch(
             meter.traffic.add(requests=cost.requests, size=cost.bytes_read)
             return visit
 
-    tasks = [asyncio.ensure_future(one(info)) for info in batch.infos]
-    visits = await ended(tasks, stopped=stopped, patience=patience)
+    with cycles_sought_seldom():
+        tasks = [asyncio.ensure_future(one(info)) for info in batch.infos]
+        visits = await ended(tasks, stopped=stopped, patience=patience)
     kept = {v.facts.sketch_path for v in visits if v.facts is not None}
     sketches = {path: data for path, data in buffer.contents.items() if path in kept}
     return Fetched(

@@ -7,11 +7,9 @@ a killed run asks for at most the page in flight once more.
 
 from __future__ import annotations
 
-import gc
 import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -20,6 +18,7 @@ from ..lineage.errors import BudgetExceeded
 from ..lineage.records import DeclaredParent, ModelInfo
 from ..store.facts import Sweep
 from ..store.ledger import Ledger
+from .cycles import cycles_sought_seldom
 from .declared import declared_parents
 from .limits import Meter
 from .progress import Progress, Silence
@@ -28,8 +27,6 @@ from .sources.spool import PageSpool
 
 AHEAD = 24
 GROUP = 24
-YOUNG_OBJECTS = 200_000
-"""Objects made between two searches for cycles: pages are many objects and no cycle."""
 OVERLAP = timedelta(hours=1)
 """A sweep goes on until everything is older than the last one began, by this much."""
 
@@ -101,7 +98,7 @@ class Lister:
         )
         # A sweep that ends before the listing does has no use for pages beyond its end.
         with (
-            _cycles_sought_seldom(),
+            cycles_sought_seldom(),
             _Ahead(pages, limit=AHEAD if sweep.kind == "full" else 1) as ahead,
         ):
             while not sweep.done:
@@ -177,17 +174,6 @@ def _claims_nothing(
     own = card.get("tags")
     words = "\n".join([*tags, *map(str, own if isinstance(own, list) else [own])]).casefold()
     return not any(mark in words for mark in _MARKS)
-
-
-@contextmanager
-def _cycles_sought_seldom() -> Iterator[None]:
-    """Let the collector of cycles run seldom: looking at every page costs as much as its parse."""
-    usual = gc.get_threshold()
-    gc.set_threshold(YOUNG_OBJECTS, *usual[1:])
-    try:
-        yield
-    finally:
-        gc.set_threshold(*usual)
 
 
 class _Ahead:

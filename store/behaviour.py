@@ -36,6 +36,16 @@ QUALIFY row_number() OVER (PARTITION BY f.model ORDER BY f.scan DESC, f.revision
 ORDER BY m.name
 """
 
+_LINES = """
+SELECT m.name, a.name
+FROM internal.models m
+JOIN internal.closure_up k ON k.descendant = m.id
+JOIN internal.models a ON a.id = k.ancestor
+WHERE m.tombstone_reason IS NULL AND m.id IN (
+    SELECT f.model FROM internal.fingerprints f WHERE f.prompt_set = ? AND f.version = ?)
+ORDER BY m.name, k.distance, a.name
+"""
+
 _INSERT = """
 INSERT INTO internal.behaviour
 SELECT a.id, b.id, $prompt_set, $version, p.n, p.debiased_cka, p.cka, p.null_pairs, p.p_value,
@@ -78,6 +88,13 @@ def fingerprints(database: Database, *, prompt_set: str, version: str) -> list[F
     """The newest fingerprint of each live model on a prompt set, by name."""
     found = database.records(_FINGERPRINTS, [prompt_set, version])
     return [FingerprintRow(**record) for record in found]
+
+
+def fingerprinted_lines(
+    database: Database, *, prompt_set: str, version: str
+) -> list[tuple[str, str]]:
+    """(model, ancestor) for all ancestors of the live models with a fingerprint, by name."""
+    return [(model, ancestor) for model, ancestor in database.rows(_LINES, [prompt_set, version])]
 
 
 def replace_behaviour(

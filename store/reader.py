@@ -11,7 +11,7 @@ import duckdb
 from ..lineage.records import ModelInfo, Outcome, Score
 from . import one_model, queries, safety
 from .behaviour import FOLDER as ACTIVATIONS
-from .behaviour import fingerprints
+from .behaviour import fingerprinted_lines, fingerprints
 from .database import Database, translated
 from .facts import (
     BelievedEdge,
@@ -178,6 +178,10 @@ class RegistryReader:
     def fingerprints(self, *, prompt_set: str, version: str) -> list[FingerprintRow]:
         """Where the newest fingerprint of each live model on a prompt set lies, by name."""
         return fingerprints(self._database, prompt_set=prompt_set, version=version)
+
+    def fingerprinted_lines(self, *, prompt_set: str, version: str) -> list[tuple[str, str]]:
+        """(model, ancestor) for every ancestor of the models that have such a fingerprint."""
+        return fingerprinted_lines(self._database, prompt_set=prompt_set, version=version)
 
     def behavioural_kin(self, model: str) -> list[dict[str, Any]]:
         """The rows of `v1.behavioural_kin` of a model, the most alike first."""

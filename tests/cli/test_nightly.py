@@ -53,6 +53,13 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "store"
 
 
+@pytest.fixture
+def next_night(config: Path, undisturbed: Path) -> Path:
+    """The configuration of a store that has its first night, of the same family, behind it."""
+    shutil.copytree(undisturbed, config.parent / "store", symlinks=True)
+    return config
+
+
 def test_a_night_lists_reads_infers_publishes_and_reports(undisturbed: Path) -> None:
     found = published(undisturbed)
     assert len(found["sketches"]) == 7
@@ -128,13 +135,12 @@ def test_what_does_not_fit_the_budget_waits_for_the_next_night(
 
 
 def test_a_changed_model_alone_is_read_again_after_its_pause(
-    hub: SlowHub, config: Path, family: Path, monkeypatch: pytest.MonkeyPatch
+    hub: SlowHub, next_night: Path, family: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run_night(config)
     write_model(family, "ann/chat", tuned(tiny_weights("base"), "other"), base="lab/base")
-    store, last = config.parent / "store", "WHERE scan = (SELECT max(scan) FROM scans)"
+    store, last = next_night.parent / "store", "WHERE scan = (SELECT max(scan) FROM scans)"
     with SlowHub(family) as second:
-        again = write_config(config.parent, second.url, scan='full_every = "0s"')
+        again = write_config(next_night.parent, second.url, scan='full_every = "0s"')
         assert run_night(again).exit_code == 0
         changes = rows_of(store, f"SELECT kind FROM changes {last} AND subject = 'ann/chat'")
         assert ("revision",) in changes
@@ -148,33 +154,31 @@ def test_a_changed_model_alone_is_read_again_after_its_pause(
 
 
 def test_vanished_models_get_a_tombstone_only_after_a_whole_listing_and_an_answer(
-    hub: SlowHub, config: Path, family: Path
+    hub: SlowHub, next_night: Path, family: Path
 ) -> None:
-    run_night(config)
     del hub.exhibits["eve/stranger"]
     hub.plan("/api/models/dan/copy", status(401))
     hidden = hub.exhibits.pop("dan/copy")
-    config.write_text(config.read_text().replace("[scan]", '[scan]\nfull_every = "0s"'))
-    result = run_night(config)
+    next_night.write_text(next_night.read_text().replace("[scan]", '[scan]\nfull_every = "0s"'))
+    result = run_night(next_night)
     assert result.exit_code == 0, result.stderr
     query = "SELECT model, tombstone_reason FROM models WHERE tombstone_reason IS NOT NULL"
-    found = dict(rows_of(config.parent / "store", query))
+    found = dict(rows_of(next_night.parent / "store", query))
     # An anonymous client is told 401 for what is gone and for what is private.
     assert found == {"eve/stranger": "hidden", "dan/copy": "hidden"}
     hub.exhibits["dan/copy"] = hidden
-    run_night(config)
-    assert dict(rows_of(config.parent / "store", query)) == {"eve/stranger": "hidden"}
+    run_night(next_night)
+    assert dict(rows_of(next_night.parent / "store", query)) == {"eve/stranger": "hidden"}
 
 
 def test_a_redacted_model_stays_out_of_the_nights_to_come(
-    hub: SlowHub, config: Path, tmp_path: Path
+    hub: SlowHub, next_night: Path, tmp_path: Path
 ) -> None:
-    run_night(config)
-    store = config.parent / "store"
+    store = next_night.parent / "store"
     redact = ("redact", "dan/copy", "--reason", "asked for by its author", "--store", str(store))
     assert CliRunner().invoke(cli, list(redact)).exit_code == 0
-    config.write_text(config.read_text().replace("[scan]", '[scan]\nfull_every = "0s"'))
-    result = run_night(config)
+    next_night.write_text(next_night.read_text().replace("[scan]", '[scan]\nfull_every = "0s"'))
+    result = run_night(next_night)
     assert result.exit_code == 0, result.stderr
     names = {name for (name,) in rows_of(store, "SELECT model FROM models")}
     assert "dan/copy" not in names
@@ -232,16 +236,15 @@ def test_a_source_that_is_down_is_no_fault_of_its_models(hub: SlowHub, tmp_path:
 
 
 def test_a_revoked_token_says_so_and_leaves_the_store_as_it_is(
-    hub: SlowHub, config: Path, monkeypatch: pytest.MonkeyPatch
+    hub: SlowHub, next_night: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run_night(config)
     monkeypatch.setenv("HF_TOKEN", CANARY)
-    result = run_night(config)
+    result = run_night(next_night)
     assert result.exit_code == 2
     assert "access denied" in result.stderr
     assert CANARY not in result.stderr
     gone = "SELECT count(*) FROM models WHERE tombstone_reason IS NOT NULL"
-    assert rows_of(config.parent / "store", gone) == [(0,)]
+    assert rows_of(next_night.parent / "store", gone) == [(0,)]
 
 
 def test_the_token_is_in_no_file_and_no_line(family: Path, tmp_path: Path) -> None:

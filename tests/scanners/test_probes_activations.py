@@ -17,7 +17,7 @@ from modelkin.cli.main import cli
 from modelkin.lineage.compute import Compute
 from modelkin.lineage.safety.catalogue import probes_of
 from modelkin.lineage.safety.protocol import Tier
-from modelkin.scanners.behaviour import VERSION, compare_behaviour
+from modelkin.scanners.behaviour import VERSION, _families, compare_behaviour
 from modelkin.scanners.probes.activations import ActivationsProber
 from modelkin.scanners.probes.prompt_sets import load_prompt_set
 from modelkin.store import Registry
@@ -113,6 +113,20 @@ def test_behavioural_kin_stand_both_ways_and_without_a_null_have_no_p(store: Pat
         assert p_value is None
         assert n == len(json.loads((DEMO / "prompts.json").read_text())["harmful"]) * 2
     assert {row[6] for row in rows} == {"descendant", "ancestor"}
+
+
+def test_all_ancestors_are_asked_for_at_once_and_join_families(store: Path) -> None:
+    (identity,) = rows_of(store, "SELECT DISTINCT prompt_set FROM behavioural_kin")[0]
+    with Registry.open(store) as registry:
+        lines = registry.fingerprinted_lines(prompt_set=identity, version=VERSION)
+        for model in (CHAT, FREED):
+            found = {ancestor for one, ancestor in lines if one == model}
+            assert found == {kin.model for kin in registry.ancestors(model)}
+        assert (FREED, CHAT) in lines
+        assert registry.fingerprinted_lines(prompt_set=identity, version="none") == []
+    assert len(set(_families([CHAT, FREED, "org/other"], lines))) == 2
+    apart = _families(["a", "b", "c"], [("a", "gone"), ("unread", "c"), ("c", "gone")])
+    assert apart[0] == apart[2] != apart[1]
 
 
 def test_a_damaged_fingerprint_is_named_and_the_rest_compared(store: Path, tmp_path: Path) -> None:
