@@ -31,12 +31,12 @@ class UnitCosts:
     """Measured: a listed model (microseconds of CPU, kB), a read one (calls, ms of CPU, kB)."""
 
     page: int = 1000
-    list_cpu_us: float = 191
+    list_cpu_us: float = 164
     list_kilobytes: float = 0.78
     store_bytes: float = 310
     api_calls: float = 1
     resolver_calls: float = 3
-    read_cpu_ms: float = 12.5
+    read_cpu_ms: float = 11.7
     read_kilobytes: float = 745
 
 

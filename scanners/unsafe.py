@@ -16,7 +16,7 @@ from ..lineage.records import Clue, Finding, ModelInfo
 from ..lineage.safety.findings import finding_id
 from .bytes import Traffic
 from .formats.choosing import pickles_of
-from .formats.pickle_ops import DANGEROUS
+from .formats.pickle_values import DANGEROUS
 from .formats.torch_file import read_torch_header
 from .sources.base import Source
 

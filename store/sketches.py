@@ -195,7 +195,7 @@ def _serialize(arrays: Mapping[str, RawArray], metadata: Mapping[str, str]) -> b
         offset += len(data)
     head = json.dumps(header, separators=(",", ":")).encode()
     head += b" " * (-len(head) % 8)
-    return len(head).to_bytes(8, "little") + head + b"".join(parts)
+    return b"".join([len(head).to_bytes(8, "little"), head, *parts])
 
 
 def _bits(dtype: str) -> int:

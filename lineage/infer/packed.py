@@ -58,7 +58,8 @@ def place_packed(
     packed : specimens whose blocks carry steps.
     plain : those that can be a source: of the same shape, published as they are.
     known : edges believed among the plain ones; copies and rounded models among them are no
-        sources, and only a model without a parent can have been decoded from a packed file.
+        sources, pruned ones tell nothing about what a copy lies between, and only a model without
+        a parent can have been decoded from a packed file.
 
     Returns
     -------
@@ -70,6 +71,7 @@ def place_packed(
     O(candidates x weights) a packed model.
     """
     lossy = {e.child for e in known if e.relation in (Relation.COPY, Relation.QUANTIZED)}
+    pruned = {e.child for e in known if e.relation is Relation.PRUNE}
     children = {edge.child for edge in known}
     originals = [one for one in plain if one.node not in lossy]
     edges: list[InferredEdge] = []
@@ -82,7 +84,7 @@ def place_packed(
         decoded = [fit for fit in fits if _is_decoded(fit, child, children)]
         edges += [_decoded_edge(fit, child) for fit in decoded]
         before = [f for f in fits if f not in decoded and _can_precede(f.parent, child)]
-        edge, lost = _decide(child, before)
+        edge, lost = _decide(child, before, pruned)
         rejected += lost
         first = firsts.setdefault(content_key(child), child)
         if edge is not None:
@@ -93,20 +95,35 @@ def place_packed(
 
 
 def _decide(
-    child: Specimen, fits: Sequence[Fit]
+    child: Specimen, fits: Sequence[Fit], pruned: Collection[str]
 ) -> tuple[InferredEdge | None, list[RejectedParent]]:
     """The parent and the runners-up; kin only, where the child lies between two candidates."""
     if not fits:
         return None, []
-    best = fits[0]
+    possible = _possible(child, fits)
+    best = possible[0]
     # Where the grid is too coarse to tell, what was left unpacked tells.
-    tied = [fit for fit in fits if abs(_margin(child, best, fit)) < SURE]
+    tied = [fit for fit in possible if abs(_margin(child, best, fit)) < SURE]
     best = max(tied, key=lambda fit: (fit.kept, _margin(child, fit, best)))
     others = [fit for fit in fits if fit is not best]
-    if drawn := _drawn(child, best, others):
+    # Rounding makes zeros of the weights that pruning does: a copy is drawn to a pruned sibling of
+    # its source by that alone.
+    if drawn := _drawn(child, best, [fit for fit in others if fit.parent.node not in pruned]):
         return None, _rejected(child, [best, *others], lambda fit: drawn)
-    margin = min((_margin(child, best, fit) for fit in others), default=math.inf)
+    rivals = [fit for fit in possible if fit is not best]
+    margin = min((_margin(child, best, fit) for fit in rivals), default=math.inf)
     return _edge(child, best, margin), _rejected(child, others, lambda fit: _why_not(best, fit))
+
+
+def _possible(child: Specimen, fits: Sequence[Fit]) -> Sequence[Fit]:
+    """Where some candidates are the source by all that was left unpacked, these alone.
+
+    On a grid of a few bits a pruned or rounded model of the family can leave a smaller residual
+    than the source: what it lost is what the grid loses. What is not packed cannot agree by chance.
+    """
+    limit = rounding_limit(child)
+    whole = [fit for fit in fits if fit.kept == 1.0 and fit.ratio <= limit and not fit.folded]
+    return whole or fits
 
 
 def _rejected(

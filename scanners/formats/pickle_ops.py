@@ -11,108 +11,27 @@ CPython `pickletools`; PyTorch `torch/serialization.py` and `torch/_weights_only
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from ...lineage.errors import LimitExceeded, MalformedFile, TruncatedRead, UnsafePickle
+from .pickle_values import (
+    DANGEROUS,
+    DTYPES,
+    FROM_TYPE,
+    INERT,
+    PARAMETERS,
+    REBUILDERS,
+    Named,
+    Opaque,
+    StorageRef,
+    TensorRef,
+    storage_dtype,
+)
 
 MAX_OPCODES = 600_000
 MAX_STACK = 200_000
-MAX_TENSORS = 200_000
-MAX_DEPTH = 16
-
-_REBUILDERS = frozenset(
-    {
-        "torch._utils._rebuild_tensor_v2",
-        "torch._utils._rebuild_tensor",
-        "torch._utils._rebuild_tensor_v3",
-    }
-)
-_PARAMETERS = frozenset(
-    {"torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state"}
-)
-_FROM_TYPE = "torch._tensor._rebuild_from_type_v2"
-_INERT = frozenset(
-    {
-        "collections.OrderedDict",
-        "collections.defaultdict",
-        "collections.Counter",
-        "torch.Size",
-        "torch.device",
-        "torch._utils._rebuild_device_tensor_from_numpy",
-        "torch.nn.parameter.Parameter",
-        "argparse.Namespace",
-        "datetime.datetime",
-        "numpy.dtype",
-        "numpy.ndarray",
-        "numpy.core.multiarray.scalar",
-        "numpy._core.multiarray.scalar",
-        "numpy.core.multiarray._reconstruct",
-        "numpy._core.multiarray._reconstruct",
-        "_codecs.encode",
-        "builtins.set",
-        "__builtin__.set",
-    }
-)
-"""Names that only make values: what comes of them is of no interest and is not built."""
-
-DANGEROUS = frozenset(
-    {"os", "posix", "nt", "posixpath", "subprocess", "sys", "builtins", "__builtin__", "shutil"}
-    | {"socket", "runpy", "importlib", "imp", "pty", "commands", "popen2", "webbrowser"}
-    | {"ctypes", "_ctypes", "code", "codeop", "pdb", "bdb", "timeit", "pip", "ensurepip"}
-    | {"multiprocessing", "threading", "_thread", "asyncio", "signal", "platform", "operator"}
-    | {"functools", "types", "marshal", "pickle", "_pickle", "dill", "cloudpickle", "joblib"}
-    | {"urllib", "http", "httplib", "requests", "aiohttp", "ftplib", "smtplib", "tempfile"}
-    | {"pathlib", "io", "_io", "glob", "fileinput", "zipimport", "pkgutil", "pydoc", "doctest"}
-    | {"cProfile", "profile", "trace", "venv", "uuid", "lib2to3", "distutils", "setuptools"}
-    | {"logging", "configparser", "sqlite3", "cffi", "gc", "inspect", "atexit", "resource"}
-)
-"""Packages that can run, load, fetch or write something; tensors need none of them."""
-
-STORAGE_TYPES: Mapping[str, str] = {
-    **{"Double": "F64", "Float": "F32", "Half": "F16", "BFloat16": "BF16", "Long": "I64"},
-    **{"Int": "I32", "Short": "I16", "Char": "I8", "Byte": "U8", "Bool": "BOOL"},
-    **{"ComplexFloat": "C64", "Untyped": "U8", "": "U8"},
-}
-DTYPES: Mapping[str, str] = {
-    **{"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"},
-    **{"int64": "I64", "int32": "I32", "int16": "I16", "int8": "I8", "uint8": "U8"},
-    **{"bool": "BOOL", "float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2"},
-    **{"uint16": "U16", "uint32": "U32", "uint64": "U64"},
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Named:
-    """A name that the pickle refers to; never resolved."""
-
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class Opaque:
-    """A value of no interest."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StorageRef:
-    """A storage by its key: `dtype` of its elements and how many there are."""
-
-    key: str
-    dtype: str
-    count: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TensorRef:
-    """A tensor: elements of a storage from `offset`, with shape and stride."""
-
-    storage: StorageRef
-    offset: int
-    shape: tuple[int, ...]
-    stride: tuple[int, ...]
-    dtype: str
 
 
 @dataclass(slots=True)
@@ -225,7 +144,7 @@ class Walker:
 
     def _name(self, module: str, name: str, opcode: str) -> Named:
         full = f"{module}.{name}"
-        known = full in _REBUILDERS | _PARAMETERS | _INERT or full == _FROM_TYPE
+        known = full in REBUILDERS | PARAMETERS | INERT or full == FROM_TYPE
         storage = module in ("torch", "torch.storage", "torch.cuda") and name.endswith("Storage")
         dtype = module == "torch" and name in DTYPES
         harmless = self.lenient and module.split(".")[0] not in DANGEROUS
@@ -376,7 +295,7 @@ class Walker:
         if not isinstance(described, tuple) or len(described) < 5 or described[0] != "storage":
             self._fail("a persistent id that is no storage")
         kind, key, count = described[1], described[2], described[4]
-        dtype = _storage_dtype(kind)
+        dtype = storage_dtype(kind)
         if dtype is None or not isinstance(count, int) or count < 0:
             self._fail("a storage that is not described")
         made = StorageRef(key=str(key), dtype=dtype, count=count)
@@ -391,12 +310,12 @@ class Walker:
         self.stack.append(self._made(function.name, arguments))
 
     def _made(self, name: str, arguments: tuple[Any, ...]) -> Any:
-        if name == _FROM_TYPE and len(arguments) >= 3 and isinstance(arguments[0], Named):
+        if name == FROM_TYPE and len(arguments) >= 3 and isinstance(arguments[0], Named):
             inner = arguments[2]
             return self._made(arguments[0].name, inner) if isinstance(inner, tuple) else Opaque()
-        if name in _PARAMETERS and arguments:
+        if name in PARAMETERS and arguments:
             return arguments[0] if isinstance(arguments[0], TensorRef) else Opaque()
-        if name in _REBUILDERS:
+        if name in REBUILDERS:
             return self._tensor(name, arguments)
         if name in ("collections.OrderedDict", "collections.defaultdict"):
             return {}
@@ -439,47 +358,6 @@ class EndOfData(Exception):
 
 def _are_tuples(*values: Any) -> bool:
     return all(isinstance(value, tuple | list) for value in values)
-
-
-def _storage_dtype(kind: Any) -> str | None:
-    if not isinstance(kind, Named):
-        return None
-    return STORAGE_TYPES.get(kind.name.rpartition(".")[2].removesuffix("Storage"))
-
-
-def flatten(value: Any, *, path: str) -> dict[str, TensorRef]:
-    """Tensors by their dotted names, however they are nested; what refers to itself ends.
-
-    Raises
-    ------
-    LimitExceeded : more than 200,000 tensors.
-    """
-    found: dict[str, TensorRef] = {}
-    for at, (name, tensor) in enumerate(_tensors(value, "", 0)):
-        if at >= MAX_TENSORS:
-            raise LimitExceeded("too many tensors", path=path, limit=MAX_TENSORS, actual=at + 1)
-        if tensor is not None:
-            found[name] = tensor
-    return found
-
-
-def _tensors(value: Any, name: str, depth: int) -> Iterator[tuple[str, TensorRef | None]]:
-    """Tensors below a value, and None for each other value, so that all of them are counted."""
-    if isinstance(value, TensorRef):
-        yield name, value
-        return
-    yield name, None
-    if depth >= MAX_DEPTH:
-        return
-    items: Iterator[tuple[Any, Any]]
-    if isinstance(value, dict):
-        items = iter(value.items())
-    elif isinstance(value, list | tuple):
-        items = iter(enumerate(value))
-    else:
-        return
-    for key, inner in items:
-        yield from _tensors(inner, f"{name}.{key}" if name else str(key), depth + 1)
 
 
 _STOP = ord(".")

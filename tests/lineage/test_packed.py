@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from modelkin.lineage.infer.packed import place_packed
 from modelkin.lineage.infer.packed_fit import fit_sources, fitted_scales
 from modelkin.lineage.infer.specimen import Block, Specimen
-from modelkin.lineage.records import Relation, RoleKey
+from modelkin.lineage.records import InferredEdge, Relation, RoleKey
 
 Weights = Mapping[str, NDArray[np.float32]]
 ROLES = ("attn.v", "attn.o", "mlp.down", "mlp.up")
@@ -135,3 +136,42 @@ def test_fitted_scales_are_those_that_were_put_in() -> None:
     assert np.allclose(found, rows, rtol=1e-3)
     nothing = fitted_scales(rows, np.zeros_like(source), np.ones_like(source))
     assert np.array_equal(nothing, np.zeros_like(source))
+
+
+def with_norm(one: Specimen, seed: int) -> Specimen:
+    """A model with a norm of its own, which no format packs."""
+    key = RoleKey(role="final_norm", layer=None)
+    values = np.random.default_rng(seed).uniform(0.8, 1.2, COLUMNS).astype(np.float32)
+    norm = Block(key=key, shape=(COLUMNS,), transposed=False, start=0, dtype="F32", values=values)
+    return replace(one, blocks={**one.blocks, str(key): norm})
+
+
+def on_a_grid_with_zero(weights: Weights) -> Specimen:
+    """Two bits: minus one, zero or one step."""
+    copy = packed(weights, bits=2)
+    blocks = {}
+    for name, block in copy.blocks.items():
+        values = weights[block.key.role].reshape(-1)
+        step = np.full(values.size, np.abs(values).max() / 1.5, np.float32)
+        blocks[name] = replace(block, values=(np.round(values / step) * step), step=step)
+    return replace(copy, blocks=blocks)
+
+
+def test_a_pruned_sibling_with_a_smaller_residual_is_not_the_source() -> None:
+    cut = {role: np.where(np.abs(value) < 0.09, 0, value) for role, value in SIBLING.items()}
+    pruned = with_norm(plain("pruned", cut), 2)
+    edge = InferredEdge(
+        child="pruned",
+        parent="sibling",
+        relation=Relation.PRUNE,
+        confidence=1.0,
+        direction_confidence=1.0,
+        detail={},
+        clues=(),
+    )
+    copy = with_norm(on_a_grid_with_zero(CHAT), 1)
+    family = [with_norm(plain("chat", CHAT), 1), with_norm(plain("sibling", SIBLING), 2), pruned]
+    fits = fit_sources(copy, family, rounding=1.25)
+    assert fits[0].parent.node == "pruned"
+    (found,) = place_packed([copy], family, [edge]).edges
+    assert (found.parent, found.relation) == ("chat", Relation.QUANTIZED)

@@ -35,7 +35,8 @@ from modelkin.lineage.errors import (
     UnsupportedFormat,
 )
 from modelkin.scanners.formats.choosing import choose_torch, pickles_of
-from modelkin.scanners.formats.pickle_ops import Walker, flatten
+from modelkin.scanners.formats.pickle_ops import Walker
+from modelkin.scanners.formats.pickle_values import flatten
 from modelkin.scanners.formats.safetensors_file import Header
 from modelkin.scanners.formats.torch_file import read_torch_header
 from modelkin.scanners.sources.folder import FolderSource
