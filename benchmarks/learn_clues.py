@@ -437,7 +437,7 @@ def judged(odds: Float64, truth: NDArray[np.bool_]) -> str:
 
 def report(
     title: str, cases: Sequence[Case], y: Sequence[bool], *, signs: Mapping[str, int] = {}
-) -> Float64:
+) -> None:
     """Print the errors on families left out of the fit, and each clue's curve."""
     x, truth = table(cases), np.asarray(y)
     print(f"\n{title}: {truth.sum()} against {(~truth).sum()}, ", end="")

@@ -286,9 +286,12 @@ def _nearest(
     stop, sure = most_likely_stop([step.odds for step in steps])
     parent = steps[stop].origin if stop < len(steps) else near[0]
     refused = steps[stop] if stop < len(steps) else None
-    branch = _kept_branch(family, child, near, placed, parent, refused)
+    weighed = refused or (steps[-1] if steps else None)
+    branch = None if weighed is None else _kept_branch(family, child, near, placed, weighed)
     if branch is not None:
-        parent, steps, stop, sure = branch.via, [*steps[:stop], branch], stop + 1, branch.odds
+        refused, parent = weighed, branch.via
+        steps = [*(steps[:-1] if stop == len(steps) else steps[:stop]), branch]
+        stop, sure = len(steps), branch.odds
     told = branch or refused or (steps[stop - 1] if steps else None)
     return Placement(
         child=child,
@@ -307,23 +310,23 @@ def _kept_branch(
     child: int,
     near: Sequence[int],
     placed: Mapping[int, Placement],
-    parent: int,
-    refused: PathStep | None,
+    weighed: PathStep,
 ) -> PathStep | None:
-    """Another child of `parent` whose step the model keeps, where the nearest one's it does not."""
-    if refused is None:
-        return None
-    own = family.geometry.square_distance(child, parent)
+    """Another step from the same origin that the model keeps, and keeps more surely than `weighed`.
+
+    A child can learn so much like a sibling of its parent that it ends up nearer to that.
+    """
+    own = family.geometry.square_distance(child, weighed.origin)
     rivals = [
         i
         for i in near[1:MAX_RIVALS]
-        if i != refused.via
-        and parent_of(i, placed) == parent
+        if i != weighed.via
+        and parent_of(i, placed) == weighed.origin
         and family.geometry.square_distance(child, i) < own
     ]
-    steps = [path_step(family, child, via=i, origin=parent, placed=placed) for i in rivals]
+    steps = [path_step(family, child, via=i, origin=weighed.origin, placed=placed) for i in rivals]
     best = max(steps, key=lambda step: step.odds, default=None)
-    return best if best is not None and best.odds > 0 else None
+    return best if best is not None and best.odds > max(weighed.odds, 0.0) else None
 
 
 def _hidden_sibling(refused: PathStep | None, placed: Mapping[int, Placement]) -> int | None:
@@ -340,4 +343,5 @@ def _hidden_sibling(refused: PathStep | None, placed: Mapping[int, Placement]) -
 
 def _refusal(step: PathStep) -> str:
     clues = step.clues
-    return f"a sibling: log-odds {step.odds:+.1f}, {clues.own:.2f} of its own path kept"
+    told = "a sibling" if step.odds <= 0 else "kept less surely"
+    return f"{told}: log-odds {step.odds:+.1f}, {clues.own:.2f} of its own path kept"
