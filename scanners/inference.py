@@ -199,7 +199,7 @@ def _with_other_shapes(work: _Work) -> list[Inference]:
         return [*work.found, first]
     moved = {one.node for one in asked}
     again = _across_buckets(work, asked, without=moved)
-    proved = outweighing(again.edges)
+    proved = outweighing(again.edges, inside)
     settled = {edge.child for edge in proved}
     kept = [
         replace(one, edges=tuple(edge for edge in one.edges if edge.child not in settled))

@@ -1,8 +1,8 @@
 """Models of one derived shape: siblings, or each cut from a model of another shape.
 
 Two models that lost different layers of one parent have a shape in common, and the layers that
-both kept make them kin. Nearness inside the shape is then no sign of descent: a model all of whose
-layers are those of a model of another shape comes from that one.
+both kept make them kin. Neither nearness nor those layers are then a sign of descent: a model more
+of whose layers are those of a model of another shape comes from that one.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def doubtful(
     edges: Sequence[InferredEdge],
     across: Sequence[InferredEdge],
 ) -> list[Specimen]:
-    """Models that nearness alone put under a model of their own, derived shape.
+    """Models that were put, as tuned from it, under a model of their own, derived shape.
 
     Parameters
     ----------
@@ -30,22 +30,27 @@ def doubtful(
     across : edges to models of that shape from models of another.
     """
     derived = {edge.child for edge in across}
-    by_nearness = {
-        edge.child for edge in edges if edge.relation is Relation.FINETUNE and not _unchanged(edge)
-    }
+    tuned = {edge.child for edge in edges if edge.relation is Relation.FINETUNE}
     return [
         one
         for group in groups
         if any(member.node in derived for member in group)
         for one in group
-        if one.node in by_nearness
+        if one.node in tuned
     ]
 
 
-def outweighing(across: Sequence[InferredEdge]) -> list[InferredEdge]:
-    """The edges to another shape that unchanged weights prove."""
-    return [edge for edge in across if _unchanged(edge)]
+def outweighing(
+    across: Sequence[InferredEdge], edges: Sequence[InferredEdge]
+) -> list[InferredEdge]:
+    """The edges to another shape with more unchanged weights than those inside the shape have."""
+    inside = {edge.child: _unchanged(edge) for edge in edges}
+    return [
+        edge
+        for edge in across
+        if _unchanged(edge) >= MOSTLY_UNCHANGED and _unchanged(edge) > inside.get(edge.child, 0.0)
+    ]
 
 
-def _unchanged(edge: InferredEdge) -> bool:
-    return any(c.kind == "frozen" and c.value >= MOSTLY_UNCHANGED for c in edge.clues)
+def _unchanged(edge: InferredEdge) -> float:
+    return max((clue.value for clue in edge.clues if clue.kind == "frozen"), default=0.0)

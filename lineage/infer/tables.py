@@ -62,14 +62,18 @@ def find_table(block: Block) -> Table | None:
     if np.count_nonzero(rows) < LEAST or not np.isfinite(rows).all():
         return None
     relative = RELATIVE_HALF_ULP.get(block.dtype, 0.0)
-    if _few_mantissas(rows, "e2m1"):
+    # Below its normal numbers float16 has fewer mantissas of its own.
+    normal = np.where(np.abs(rows) < 2.0**-14, 0, rows) if block.dtype == "F16" else rows
+    if _few_mantissas(normal, "e2m1"):
         return Table("e2m1")
     if _on_nf4(rows, relative):
         return Table("nf4")
-    for name in ("e5m2", "e4m3"):
-        if _few_mantissas(rows, name):
-            return Table(name)
-    return _one_step(rows, relative)
+    stepped = _one_step(normal, relative)
+    # Values of an 8-bit float that are small enough lie on an even grid as well, with gaps.
+    if stepped == Table("int4"):
+        return stepped
+    floats = (Table(name) for name in ("e5m2", "e4m3") if _few_mantissas(normal, name))
+    return next(floats, stepped)
 
 
 def _few_mantissas(rows: Float32, name: str) -> bool:

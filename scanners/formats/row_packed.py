@@ -13,11 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ...lineage.codes import FP4
 from ...lineage.dtypes import f8_codes, to_float32
 from ...lineage.errors import MalformedFile
 from ...lineage.records import TensorSpec
 from .base import ByteRange, Decoded, Located
-from .codebooks import FP4, pair_tables, pairs_at, power_of_two
+from .codebooks import pair_tables, pairs_at, power_of_two
 
 Float32 = NDArray[np.float32]
 Codes = NDArray[np.uint8]

@@ -17,6 +17,7 @@ from families import (
     permuted,
     published,
     specimen_of,
+    specimens_of,
     trained,
 )
 from hypothesis import given
@@ -24,7 +25,9 @@ from hypothesis import strategies as st
 
 from modelkin.lineage.compute import Compute
 from modelkin.lineage.infer.across import AcrossShapes, infer_across
+from modelkin.lineage.infer.across_siblings import doubtful, outweighing
 from modelkin.lineage.infer.alignment import longest_rise, match_units
+from modelkin.lineage.infer.engine import infer_bucket
 from modelkin.lineage.infer.specimen import Specimen
 from modelkin.lineage.records import InferredEdge, Relation
 
@@ -274,3 +277,84 @@ def test_units_are_found_again_in_any_order(seed: int, kept: int, more: int) -> 
     order = draw.permutation(kept + more)[:kept]
     pairs = match_units(whole[order], whole)
     assert pairs.tolist() == [[at, int(row)] for at, row in enumerate(order)]
+
+
+def with_experts(weights: Weights, *, experts: int) -> Weights:
+    """Every MLP as several experts, in the names of Mixtral, with a router of its own."""
+    out = {name: value for name, value in weights.items() if ".mlp." not in name}
+    named = {"gate_proj": "w1", "down_proj": "w2", "up_proj": "w3"}
+    for name, value in weights.items():
+        if ".mlp." not in name:
+            continue
+        layer, _, part = name.removesuffix(".weight").partition(".mlp.")
+        moe = f"{layer}.block_sparse_moe"
+        out |= {f"{moe}.experts.{at}.{named[part]}.weight": value for at in range(experts)}
+        out[f"{moe}.gate.weight"] = np.ones((experts, value.shape[-1]), np.float32)
+    return out
+
+
+def fused(weights: Weights) -> Weights:
+    """Projections that read the same input in one matrix, in the names of Phi-3."""
+    out = {}
+    for name, value in weights.items():
+        if name.endswith("q_proj.weight"):
+            keys = [weights[name.replace("q_proj", part)] for part in ("k_proj", "v_proj")]
+            out[name.replace("q_proj", "qkv_proj")] = np.concatenate([value, *keys])
+        elif name.endswith("gate_proj.weight"):
+            up = weights[name.replace("gate_proj", "up_proj")]
+            out[name.replace("gate_proj", "gate_up_proj")] = np.concatenate([value, up])
+        elif not name.endswith(("k_proj.weight", "v_proj.weight", "up_proj.weight")):
+            out[name] = value
+    return out
+
+
+@pytest.mark.parametrize("day", [None, 30])
+def test_experts_made_from_one_mlp_are_under_it(
+    family: dict[str, Weights], day: int | None
+) -> None:
+    members = specimens_of(family, dated=day is not None)
+    edge = only(ask(with_experts(family["first"], experts=4), members, day=day))
+    told = (edge.parent, edge.relation, dict(edge.detail))
+    assert told == ("first", Relation.FINETUNE, {"layout": "experts from one MLP"})
+    assert edge.direction_confidence > 0.95
+
+
+def test_fused_projections_are_a_copy(family: dict[str, Weights], members: list[Specimen]) -> None:
+    edge = only(ask(fused(family["second"]), members))
+    told = (edge.parent, edge.relation, dict(edge.detail))
+    assert told == ("second", Relation.COPY, {"layout": "projections fused"})
+    assert edge.direction_confidence == pytest.approx(0.5)
+
+
+def test_undated_only_equal_weights_tell_a_layout(family: dict[str, Weights]) -> None:
+    """Which of two tuned models was written down anew cannot be told from their weights."""
+    moved = published(trained(family["second"], seed=63, size=0.02))
+    assert ask(fused(moved), [specimen_of("second", family["second"])]).edges == ()
+    edge = only(ask(fused(moved), [specimen_of("second", family["second"], day=0)], day=1))
+    assert edge.relation is Relation.FINETUNE
+
+
+def test_two_cuts_of_one_model_are_no_parent_and_child(family: dict[str, Weights]) -> None:
+    cuts = {
+        "a": restacked(family["first"], [0, 1, 3]),
+        "b": restacked(family["first"], [0, 2, 3]),
+    }
+    group = [specimen_of(node, weights) for node, weights in cuts.items()]
+    source = specimen_of("first", family["first"])
+    inside = infer_bucket(group, compute=CPU).edges
+    assert len(inside) == 1
+    orphan = next(one for one in group if one.node != inside[0].child)
+    across = infer_across([orphan], [*group, source], compute=CPU)
+    asked = doubtful([group], inside, across.edges)
+    assert [one.node for one in asked] == [inside[0].child]
+    again = infer_across(asked, [*group, source], compute=CPU)
+    assert [edge.parent for edge in outweighing(again.edges, inside)] == ["first"]
+    assert doubtful([group], inside, ()) == []
+
+
+def test_of_equals_the_larger_is_the_parent(family: dict[str, Weights]) -> None:
+    cut = specimen_of("cut", restacked(family["first"], [0, 1, 3]))
+    whole = specimen_of("first", family["first"])
+    child = restacked(family["first"], [0, 3])
+    for candidates in ([cut, whole], [whole, cut]):
+        assert only(ask(child, candidates)).parent == "first"
