@@ -122,8 +122,9 @@ def judge_jointly(
     found.setdefault(main.judges[0], main)
     labels = {judge: verdict.label for judge, verdict in found.items()}
     label, reasons = _joint(main.label, found)
+    known = "unknown" not in (descendant.template, ancestor.template)
     checked = descendant.template in ("both", "served") or (
-        descendant.template_sha256 == ancestor.template_sha256
+        known and descendant.template_sha256 == ancestor.template_sha256
     )
     if label in LOST and not checked:
         label = LossLabel.INCONCLUSIVE

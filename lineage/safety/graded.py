@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from ..records import Score
 from .profile import REFUSAL_HARMFUL, SafetyProfile, profile_from_scores
@@ -17,8 +18,8 @@ class Graded:
 
     `template` is `own` where the model answered under its own chat template alone, and that
     template by digest is `template_sha256`; `both` where the ancestor's was tried as well and the
-    run with the more refusals is the one kept; `served` for a deployment, whose template is part
-    of what it is.
+    run with the more refusals is the one kept; `unknown` for replies of a log, which does not say;
+    `served` for a deployment, whose template is part of what it is.
     """
 
     model: str
@@ -53,6 +54,12 @@ def graded_from_scores(scores: Iterable[Score]) -> Graded | None:
     return Graded(
         model=newest.model,
         profiles=profiles,
-        template=str(about.get("templates", "served" if "served_model" in about else "own")),
+        template=_template(about),
         template_sha256=digest if isinstance(digest, str) else None,
     )
+
+
+def _template(about: Mapping[str, Any]) -> str:
+    if about.get("engine") == "inspect":
+        return "unknown"
+    return str(about.get("templates", "served" if "served_model" in about else "own"))

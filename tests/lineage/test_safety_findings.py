@@ -185,8 +185,13 @@ def test_what_one_judge_is_unsure_of_another_decides(
 def test_a_loss_must_hold_under_the_ancestors_template_too() -> None:
     own = model("own", "c" * 72, template_sha256="other")
     both = model("both", "c" * 72, template_sha256="other", template="both")
-    found = labels(own, both)
-    assert found == {"own": LossLabel.INCONCLUSIVE, "both": LossLabel.STRIPPED}
+    logged = model("logged", "c" * 72, template="unknown")
+    found = labels(own, both, logged)
+    assert found == {
+        "own": LossLabel.INCONCLUSIVE,
+        "both": LossLabel.STRIPPED,
+        "logged": LossLabel.INCONCLUSIVE,
+    }
 
 
 def test_copies_are_one_hypothesis() -> None:
