@@ -9,6 +9,7 @@ while the same edge read backwards gives a value near -1.
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 
@@ -26,6 +27,8 @@ Float64 = NDArray[np.float64]
 DRIFT_SLOPE = 6.0
 DRIFT_BOUND = 3.0
 PROJECTION = 8.0
+# Standard deviations: weights that only moved meet one of two copies as often as the other.
+SIGN_TEST = 4.0
 
 
 def later_copies(
@@ -58,8 +61,8 @@ def _later_of(group: Sequence[Specimen], a: int, b: int) -> int:
         # A file made for a runtime is converted from what was trained, and not the other way.
         return a if group[a].packing else b
     rest = [one for at, one in enumerate(group) if at not in (a, b)]
-    mine, theirs = _followers(group[a], rest), _followers(group[b], rest)
-    if mine != theirs:
+    mine, theirs = _followers(group[a], group[b], rest)
+    if abs(mine - theirs) > SIGN_TEST * math.sqrt(mine + theirs):
         return a if theirs > mine else b
     for one, other in ((a, b), (b, a)):
         if is_narrowed(group[one], group[other]):
@@ -85,18 +88,23 @@ def _cast_bound(geometry: Geometry) -> Float64:
     return bound
 
 
-def _followers(one: Specimen, rest: Sequence[Specimen]) -> int:
-    """Weights of the rest of the family that are the model's, cast to their own type.
+def _followers(one: Specimen, other: Specimen, rest: Sequence[Specimen]) -> tuple[int, int]:
+    """Weights of the rest of a family that are one model's and not the other's, and the reverse.
 
-    A source shares them with its cast where the rest was published in a type that both can be cast
-    to; a copy that was cast from more than the rest came from, or to less, misses some.
+    Both are cast to the type that each of the rest was published in. What a model was made from it
+    holds wherever it was left alone; a cast of that, or a copy cast from more than that, misses
+    some. Weights that moved meet either alike.
     """
-    return sum(
-        int(np.count_nonzero(_cast(block.values, theirs.dtype) == theirs.values))
-        for other in rest
-        for name, block in one.blocks.items()
-        if (theirs := other.blocks.get(name)) is not None and comparable(block, theirs)
-    )
+    mine = theirs = 0
+    for member in rest:
+        for name, block in member.blocks.items():
+            a, b = one.blocks.get(name), other.blocks.get(name)
+            if a is None or b is None or not (comparable(a, block) and comparable(b, block)):
+                continue
+            first, second = (_cast(x.values, block.dtype) == block.values for x in (a, b))
+            mine += int(np.count_nonzero(first & ~second))
+            theirs += int(np.count_nonzero(second & ~first))
+    return mine, theirs
 
 
 def _cast(values: Float32, dtype: str) -> Float32:

@@ -159,7 +159,7 @@ def test_log_odds_are_asked_for_and_shown(probe: Run) -> None:
         words = (*served_words(server), "--logprobs", "--format", "json")
         told = json.loads(probe("lab/base", *words).stdout)
         server.odds = None
-        mute = json.loads(probe("lab/base", *words).stdout)
+        mute = json.loads(probe("alice/chat", *words).stdout)
     found = {row["probe"]: row for row in told}
     assert found["refusal_log_odds"]["value"] > 5.0
     assert found["refusal_log_odds"]["detail"]["reference"] == "bare"
