@@ -202,10 +202,15 @@ def _with_other_shapes(work: _Work) -> list[Inference]:
     proved = outweighing(again.edges, inside)
     settled = {edge.child for edge in proved}
     kept = [
-        replace(one, edges=tuple(edge for edge in one.edges if edge.child not in settled))
+        replace(
+            one,
+            edges=tuple(edge for edge in one.edges if edge.child not in settled),
+            rejected=tuple(lost for lost in one.rejected if lost.child not in settled),
+        )
         for one in work.found
     ]
-    return [*kept, first, replace(again, edges=tuple(proved))]
+    lost = tuple(one for one in again.rejected if one.child in settled)
+    return [*kept, first, replace(again, edges=tuple(proved), rejected=lost)]
 
 
 def _across_buckets(

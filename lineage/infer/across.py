@@ -37,7 +37,7 @@ from .across_step import Step, days_between, depths_between, runs_forward, step_
 from .alignment import Overlay, Site, depth, overlay, shape_signature
 from .evidence import sum_confidence
 from .kinship import FDR, MIN_AGREEMENT
-from .layouts import has_experts, layout_of, network_of, taken_apart
+from .layouts import has_experts, layout_of, network_of
 from .specimen import Specimen
 
 FROZEN_SHARE = 0.1
@@ -104,8 +104,7 @@ def infer_across(
     O(n m) products of sampled layers for n children and m candidates, for each of at most 16
     shifts. Only models of one width of the residual stream are compared.
     """
-    mine = layers_of([taken_apart(one) for one in children])
-    theirs = layers_of([taken_apart(one) for one in candidates])
+    mine, theirs = layers_of(children), layers_of(candidates)
     if not mine.site or not theirs.site:
         return AcrossShapes()
     agreement = measure_layers(mine, theirs, compute=compute)
@@ -132,11 +131,11 @@ def _test_pairs(
     theirs: Layers,
 ) -> dict[tuple[int, int], float]:
     """One-sided p-value of each pair of one network in another shape or layout."""
-    shapes = [shape_signature(one) for one in candidates]
+    shapes = [(layout_of(one), shape_signature(one)) for one in candidates]
     networks = [network_of(one) for one in candidates]
     tests = {}
     for a, child in enumerate(children):
-        own, network = shape_signature(child), network_of(child)
+        own, network = (layout_of(child), shape_signature(child)), network_of(child)
         for b, candidate in enumerate(candidates):
             if networks[b] != network or shapes[b] == own or candidate.node == child.node:
                 continue
@@ -161,7 +160,7 @@ def _options(
         sites, mean = _assign(agreement, mine, theirs, a, b)
         if not sites or mean < MIN_AGREEMENT:
             continue
-        laid = overlay(taken_apart(children[a]), taken_apart(candidates[b]), sites)
+        laid = overlay(children[a], candidates[b], sites)
         found[a].append(
             _Option(
                 candidate=b,

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from ..dtypes import ulp
 from ..sketch.plan import is_writer
 from ..sketch.sketch import complete_rows
+from .layouts import plain
 from .specimen import Block, Specimen
 
 Float32 = NDArray[np.float32]
@@ -82,13 +83,19 @@ def site_of(block: Block) -> Site | None:
 
 
 def layered(one: Specimen) -> dict[Site, dict[str, Block]]:
-    """The matrix blocks of a specimen by layer and role."""
+    """The matrix blocks of a specimen by layer and the role that they stand for.
+
+    A dense MLP goes before the experts beside it.
+    """
     found: dict[Site, dict[str, Block]] = {}
     for name in one.matrices():
-        block = one.blocks[name]
-        site = site_of(block)
-        if site is not None and len(block.shape) == 2:
-            found.setdefault(site, {})[block.key.role] = block
+        stored = one.blocks[name]
+        block, site = plain(stored), site_of(stored)
+        if site is None or len(block.shape) != 2:
+            continue
+        roles = found.setdefault(site, {})
+        if block is stored or block.key.role not in roles:
+            roles[block.key.role] = block
     return found
 
 

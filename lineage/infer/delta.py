@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ..sketch.plan import is_matrix, is_writer
 from ..sketch.sketch import complete_rows
-from .specimen import Block, Specimen, comparable
+from .specimen import Block, Specimen, comparable, same_up_to_cast
 from .traits import RELATIVE_HALF_ULP, Grid, Traits, grid_step
 
 Float32 = NDArray[np.float32]
@@ -128,11 +128,7 @@ def compare(child: Specimen, parent: Specimen) -> Delta:
 
 def _compare_block(name: str, child: Block, parent: Block) -> BlockDelta:
     difference = child.values - parent.values
-    if child.dtype == parent.dtype:
-        same = difference == 0
-    else:
-        bound = child.half_ulp + parent.half_ulp
-        same = np.abs(difference) <= bound
+    same = same_up_to_cast(child, parent)
     vanished = (child.values == 0) & (parent.values != 0)
     return BlockDelta(
         name=name,

@@ -47,17 +47,6 @@ def has_experts(one: Specimen) -> bool:
     return any(role.startswith(EXPERT) for role in layout_of(one))
 
 
-def taken_apart(one: Specimen) -> Specimen:
-    """The specimen under plain roles: an expert as an MLP, a fused gate-and-up as a gate."""
-    blocks: dict[str, Block] = {}
-    for name, block in one.blocks.items():
-        plain = _plain(block)
-        # What already has the plain name goes first: a dense MLP beside experts.
-        if plain is block or str(plain.key) not in one.blocks:
-            blocks[str(plain.key) if plain is not block else name] = plain
-    return replace(one, blocks=blocks)
-
-
 def layout_step(child: Specimen, parent: Specimen) -> Mapping[str, str] | None:
     """What was done to the parent's layout; None where nothing was."""
     mine, theirs = layout_of(child), layout_of(parent)
@@ -69,7 +58,8 @@ def layout_step(child: Specimen, parent: Specimen) -> Mapping[str, str] | None:
     return {"layout": "projections fused" if fused else "projections split"}
 
 
-def _plain(block: Block) -> Block:
+def plain(block: Block) -> Block:
+    """The block under the role that it stands for: an expert as an MLP, a gate-and-up as a gate."""
     role = block.key.role.removeprefix(EXPERT)
     shape, values = block.shape, block.values
     if role != block.key.role and len(shape) == 3:

@@ -23,6 +23,7 @@ from .specimen import Specimen, comparable, is_narrowed
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
 DRIFT_SLOPE = 6.0
 DRIFT_BOUND = 3.0
@@ -96,19 +97,28 @@ def _followers(one: Specimen, other: Specimen, rest: Sequence[Specimen]) -> tupl
     some. Weights that moved meet either alike.
     """
     mine = theirs = 0
+    parting: dict[tuple[str, str], tuple[Ints, Float32, Float32]] = {}
     for member in rest:
         for name, block in member.blocks.items():
             a, b = one.blocks.get(name), other.blocks.get(name)
             if a is None or b is None or not (comparable(a, block) and comparable(b, block)):
                 continue
-            first, second = (_cast(x.values, block.dtype) == block.values for x in (a, b))
-            mine += int(np.count_nonzero(first & ~second))
-            theirs += int(np.count_nonzero(second & ~first))
+            key = name, block.dtype
+            if key not in parting:
+                parting[key] = _parting(a.values, b.values, block.dtype)
+            at, first, second = parting[key]
+            held = block.values[at]
+            mine += int(np.count_nonzero(first == held))
+            theirs += int(np.count_nonzero(second == held))
     return mine, theirs
 
 
-def _cast(values: Float32, dtype: str) -> Float32:
-    return round_to(values, dtype) if dtype in ("BF16", "F16") else values
+def _parting(a: Float32, b: Float32, dtype: str) -> tuple[Ints, Float32, Float32]:
+    """Where two rows of weights differ once cast to a type, and what they hold there."""
+    if dtype in ("BF16", "F16"):
+        a, b = round_to(a, dtype), round_to(b, dtype)
+    at = np.flatnonzero(a != b)
+    return at, a[at], b[at]
 
 
 def drift_llr(child: int, parent: int, geometry: Geometry) -> float:

@@ -25,7 +25,7 @@ from .delta import grid_floor, on_grid_share, same_rows_permuted
 from .family import NEAREST, Family, mixture_of
 from .laundered import find_source
 from .likelihood import hidden_scorer
-from .merges import MIN_SHARE, find_mixture
+from .merges import MIN_SHARE, Mixture, find_mixture
 from .path import Sample
 from .path_steps import PathStep, most_likely_stop, path_step, path_steps
 from .relation import SHUFFLED_ROWS
@@ -196,12 +196,8 @@ def _rounded_merge(family: Family, child: int) -> Placement | None:
     if mixture is None:
         return None
     mean = mean_of([(family.members[i], w) for i, w in mixture.weights.items()])
-    if (on_grid_share(family.members[child], mean, traits) or 0.0) < ON_GRID:
-        return None
-    heavy = tuple(sorted(mixture.weights, key=lambda i: -mixture.weights[i]))
-    return Placement(
-        child=child, rule="merge", parents=heavy, mixture=mixture, measure=mixture.ratio
-    )
+    share = on_grid_share(family.members[child], mean, traits) or 0.0
+    return _mixed(child, mixture) if share >= ON_GRID else None
 
 
 def _pruned(family: Family, child: int, near: Sequence[int]) -> Placement | None:
@@ -245,8 +241,10 @@ def _outweighs(family: Family, merged: Placement, frozen: Placement | None) -> b
 
 def _merge(family: Family, child: int) -> Placement | None:
     mixture = mixture_of(family, child)
-    if mixture is None:
-        return None
+    return None if mixture is None else _mixed(child, mixture)
+
+
+def _mixed(child: int, mixture: Mixture) -> Placement:
     heavy = tuple(sorted(mixture.weights, key=lambda i: -mixture.weights[i]))
     return Placement(
         child=child, rule="merge", parents=heavy, mixture=mixture, measure=mixture.ratio
@@ -289,10 +287,8 @@ def _nearest(
     weighed = refused or (steps[-1] if steps else None)
     branch = None if weighed is None else _kept_branch(family, child, near, placed, weighed)
     if branch is not None:
-        refused, parent = weighed, branch.via
-        steps = [*(steps[:-1] if stop == len(steps) else steps[:stop]), branch]
-        stop, sure = len(steps), branch.odds
-    told = branch or refused or (steps[stop - 1] if steps else None)
+        refused, parent, sure = weighed, branch.via, branch.odds
+    told = branch or weighed
     return Placement(
         child=child,
         rule="nearest",

@@ -82,7 +82,9 @@ def _few_mantissas(rows: Float32, name: str) -> bool:
     most, columns = MANTISSAS[name], rows.shape[1]
     mantissas, _ = np.frexp(np.abs(rows))
     for length in (rows.size, columns, *(g for g in GROUPS if g < columns and columns % g == 0)):
-        if length < A_MANTISSA * most:
+        # A few weights refute nearly every format.
+        head, _ = _distinct(mantissas[:1, :length])
+        if length < A_MANTISSA * most or head[0] > most:
             continue
         distinct, filled = _distinct(mantissas.reshape(-1, length))
         telling = filled * 2 >= A_MANTISSA * most
@@ -99,19 +101,24 @@ def _distinct(groups: Float32) -> tuple[Ints, Ints]:
 
 
 def _on_nf4(rows: Float32, relative: float) -> bool:
-    codes = np.array(NF4, dtype=np.float32)
-    middles = (codes[1:] + codes[:-1]) / 2
     for length in NF4_GROUPS:
-        if rows.size % length or rows.shape[1] % length:
+        if rows.shape[1] % length:
             continue
         groups = rows.reshape(-1, length)
-        top = np.abs(groups).max(axis=1, keepdims=True)
-        scaled = groups / np.where(top > 0, top, np.float32(1))
-        nearest = codes[np.searchsorted(middles, scaled)]
-        off = np.abs(scaled - nearest) > 2 * relative * np.abs(nearest) + 1e-6
-        if np.mean(off) <= 1 - MIN_ON_GRID:
+        # One group refutes nearly everything else.
+        if _off_nf4(groups[:1], relative) < 0.5 and _off_nf4(groups, relative) <= 1 - MIN_ON_GRID:
             return True
     return False
+
+
+def _off_nf4(groups: Float32, relative: float) -> float:
+    """Share of weights off the table, each group's largest taken for its scale."""
+    codes = np.array(NF4, dtype=np.float32)
+    top = np.abs(groups).max(axis=1, keepdims=True)
+    scaled = groups / np.where(top > 0, top, np.float32(1))
+    nearest = codes[np.searchsorted((codes[1:] + codes[:-1]) / 2, scaled)]
+    off = np.abs(scaled - nearest) > 2 * relative * np.abs(nearest) + 1e-6
+    return float(np.mean(off))
 
 
 def _one_step(rows: Float32, relative: float) -> Table | None:
