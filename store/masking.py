@@ -14,9 +14,9 @@ from typing import Any
 
 import duckdb
 
-from .staging import staged
+from .staging import json_text, staged
 
-Replace = Callable[[str], str]
+Replace = Callable[[str, str | None], str]
 
 WORDS = frozenset(
     {
@@ -65,7 +65,8 @@ def _mask_column(
         {"names": sought},
     ).fetchall()
     steps = [_replacing(name, kind=kind, mask=mask) for name in names]
-    rows = [(old, new) for (old,) in found if (new := _replaced(old, steps)) != old]
+    replaced = _replaced_json if kind == "JSON" else _replaced
+    rows = [(old, new) for (old,) in found if (new := replaced(old, steps)) != old]
     if rows:
         columns = {"old": _KIND[kind], "new": _KIND[kind]}
         with staged(connection, "masked_in", columns, rows):
@@ -79,38 +80,52 @@ def _replaced(value: Any, steps: Sequence[Replace]) -> Any:
     if isinstance(value, list):
         return [_replaced(one, steps) for one in value]
     for step in steps if isinstance(value, str) else ():
-        value = step(value)
+        value = step(value, None)
     return value
 
 
+def _replaced_json(value: str, steps: Sequence[Replace]) -> str:
+    read = json.loads(value)
+    new = read
+    for step in steps:
+        new = _walked(new, step)
+    return value if new == read else json_text(new)
+
+
 def _replacing(name: str, *, kind: str, mask: str) -> Replace:
-    """What puts the mask for one name into a text of a column of this kind."""
-    text = re.escape(_escaped(name) if kind == "JSON" else name)
+    """What puts the mask for one name into a text of a column of this kind.
+
+    Of JSON it is asked for every string, with the key that the string stands under.
+    """
+    escaped = re.escape(name)
     if "/" in name:
         # A name inside a longer one (org/x in org/x2, in org/x.5) is another model's.
-        whole = re.compile(rf"(?<![\w.-]){text}(?![\w-]|\.\w)", re.IGNORECASE)
+        whole = re.compile(rf"(?<![\w.-]){escaped}(?![\w-]|\.\w)", re.IGNORECASE)
     elif kind == "JSON":
-        return _in_json(text, mask=mask)
+        return lambda value, key: (
+            mask
+            if value.lower() == name.lower() and key is not None and key not in WORDS
+            else value
+        )
     elif kind == "VARCHAR[]":
         # Tags name a model behind a colon alone: base_model:finetune:NAME.
-        whole = re.compile(rf"(?<=:){text}$", re.IGNORECASE)
+        whole = re.compile(rf"(?<=:){escaped}$", re.IGNORECASE)
     else:
-        whole = re.compile(rf"(?<![\w./-]){text}(?![\w/-]|\.\w)", re.IGNORECASE)
-    return lambda value: whole.sub(lambda _: mask, value)
+        whole = re.compile(rf"(?<![\w./-]){escaped}(?![\w/-]|\.\w)", re.IGNORECASE)
+    return lambda value, _: whole.sub(lambda _: mask, value)
 
 
-def _in_json(text: str, *, mask: str) -> Replace:
-    value_of = re.compile(
-        rf'(?:"(?P<key>[^"\\]*)"\s*:\s*)?"(?P<name>{text})"(?=\s*[,\]}}]|$)', re.IGNORECASE
-    )
-
-    def put(found: re.Match[str]) -> str:
-        if found["key"] in WORDS:
-            return found[0]
-        begin, end = (place - found.start() for place in found.span("name"))
-        return found[0][:begin] + mask + found[0][end:]
-
-    return lambda value: value_of.sub(put, value)
+def _walked(value: Any, put: Replace, key: str | None = "") -> Any:
+    """JSON with every text replaced; keys are texts under no key, what stands in a list is under
+    the list's."""
+    match value:
+        case str():
+            return put(value, key)
+        case dict():
+            return {put(name, None): _walked(one, put, name) for name, one in value.items()}
+        case list() | tuple():
+            return [_walked(one, put, key) for one in value]
+    return value
 
 
 def _escaped(name: str) -> str:
@@ -143,12 +158,5 @@ def _parts(parts: Sequence[str], hold: Callable[[str], bool], *, mask: str) -> I
 
 
 def masked_value(value: Any, hold: Callable[[str], bool], *, mask: str) -> Any:
-    """JSON with its texts masked, keys as they are."""
-    match value:
-        case str():
-            return masked_text(value, hold, mask=mask)
-        case dict():
-            return {key: masked_value(one, hold, mask=mask) for key, one in value.items()}
-        case list() | tuple():
-            return [masked_value(one, hold, mask=mask) for one in value]
-    return value
+    """JSON with its texts masked, keys among them."""
+    return _walked(value, lambda text, _: masked_text(text, hold, mask=mask))

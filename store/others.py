@@ -77,8 +77,8 @@ def ingest(
     Runs inside the caller's transaction. Columns by name: `child` and `parent`, and any of
     `relation`, `confidence`; or `model`, `probe` and `value`, and any of `sha`, `prompt_set`,
     `judge`, `n`, `ci_low`, `ci_high`, `unit`. Rows that lack a needed value are left out, and a
-    relation that is none of modelkin's is dropped from its row. Rows about redacted models are
-    left out as well.
+    relation that is none of modelkin's is dropped from its row. Rows about redacted models, or
+    judged by one, are left out as well.
 
     Raises
     ------
@@ -86,7 +86,8 @@ def ingest(
     """
     rows, usable = _read(connection, path, kind=kind)
     columns = ("child", "parent") if kind == "edges" else ("model",)
-    usable -= _leave_out_redacted(connection, columns)
+    told = columns if kind == "edges" else ("model", "judge", "prompt_set")
+    usable -= _leave_out_redacted(connection, told)
     names = " UNION ".join(f"SELECT {column} AS name FROM given" for column in columns)
     connection.execute(_NAMED.format(names=names))
     table = f"internal.other_{kind}"
@@ -129,7 +130,7 @@ def _read(connection: duckdb.DuckDBPyConnection, path: Path, *, kind: str) -> tu
 def _leave_out_redacted(connection: duckdb.DuckDBPyConnection, columns: Sequence[str]) -> int:
     """Take the rows that name a redacted model out of `given`; return how many."""
     held = " OR ".join(
-        f"sha256(lower({column})) IN (SELECT name_digest FROM internal.redactions)"
+        f"coalesce(sha256(lower({column})) IN (SELECT name_digest FROM internal.redactions), false)"
         for column in columns
     )
     return len(connection.execute(f"DELETE FROM given WHERE {held} RETURNING 1").fetchall())

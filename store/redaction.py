@@ -39,9 +39,16 @@ _FORGET = (
 )
 _NAMES = """
 SELECT name FROM internal.models WHERE id = $model
-UNION SELECT name FROM internal.former_names WHERE model = $model
-UNION SELECT name FROM internal.model_versions WHERE id = $model
 UNION SELECT source_id FROM internal.models WHERE id = $model
+UNION SELECT f.name FROM (
+    SELECT name FROM internal.former_names WHERE model = $model
+    UNION SELECT name FROM internal.model_versions WHERE id = $model
+) f WHERE NOT EXISTS (
+    -- A former name that another publisher's model has now is that model's.
+    SELECT 1 FROM internal.models o WHERE o.id <> $model AND lower(o.name) = lower(f.name)
+        AND o.source <> 'declared' AND NOT o.hidden
+        AND lower(o.name) <> (SELECT lower(m.name) FROM internal.models m WHERE m.id = $model)
+)
 """
 _MASKED = "redacted"
 """What stands for a redacted model in words that were read after it was."""
@@ -76,7 +83,7 @@ def redact(
     for one in (model, *(other for (other,) in namesakes)):
         sketches += _sketches(connection, one)
         fingerprints += forget_fingerprints(connection, one)
-        _mask_model(connection, one, names, reason=reason, now=now)
+        _mask_model(connection, one, names, of=model, reason=reason, now=now)
     mask = _mask_of(model)
     mask_everywhere(connection, names, mask=mask)
     return Redacted(mask, sketches, fingerprints)
@@ -100,15 +107,22 @@ def _mask_model(
     model: int,
     names: Sequence[str],
     *,
+    of: int,
     reason: str,
     now: datetime,
 ) -> None:
     mask = _mask_of(model)
     for name in names:
         connection.execute(
-            "INSERT INTO internal.redactions SELECT key, $digest, id, $reason, $now "
+            "INSERT INTO internal.redactions SELECT key, $digest, $of, $reason, $now "
             "FROM internal.models WHERE id = $model",
-            {"digest": _digest(name), "reason": text(reason), "now": utc(now), "model": model},
+            {
+                "digest": _digest(name),
+                "of": of,
+                "reason": text(reason),
+                "now": utc(now),
+                "model": model,
+            },
         )
     for query in _FORGET:
         connection.execute(query, {"model": model})
@@ -193,6 +207,7 @@ class Redactions(NamedTuple):
             child=self.masked_name(correction.child),
             parent=self.masked_name(correction.parent),
             reason=self.masked_text(correction.reason) or "",
+            by=self.masked_text(correction.by),
         )
 
     def masked(

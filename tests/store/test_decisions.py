@@ -209,6 +209,7 @@ MENTIONS = {
     "made/told": "tuned from dave/freed.",
     "made/linked": "https://huggingface.co/dave/freed/tree/main",
     "made/spelled": "DAVE/Freed",
+    "made/lined": "merged from\ndave/freed and others",
     "made/beside": "not dave/freed-2 and not dave/freed.5, but (dave/freed)",
 }
 
@@ -225,7 +226,7 @@ def mention(registry: Registry, *, suffix: str = "") -> None:
     for info in infos:
         text = words[info.name]
         coverage = Coverage(model=info.name, outcome=Outcome.OK, stage="card", reason=text)
-        facts = RevisionFacts(config={"_name_or_path": text, "merged": [text]})
+        facts = RevisionFacts(config={"_name_or_path": text, "merged": [text], text: 1})
         registry.record_visit(
             scan, coverage, info=info, facts=facts, declared=claims[info.name], now=NOW
         )
@@ -254,6 +255,37 @@ def test_no_spelling_of_a_redacted_name_stays_or_comes_back(
     left = {found.lower() for found in re.findall(r"(?<![\w-])dave/[\w.-]+", held, re.IGNORECASE)}
     assert left == {"dave/freed-2", "dave/freed.5"}
     assert "base_model:finetune:" in held
+
+
+def test_a_decision_about_a_name_of_two_redacted_models_lands_on_the_one_asked_for(
+    registry: Registry,
+) -> None:
+    """A card named it in another spelling before it was listed."""
+    scan = begin(registry)
+    said = {"card/one": [claim("ORG/Real", raw="ORG/Real")]}
+    registry.add_page(scan, [make_info("card/one")], next_cursor=None, declared=said, now=NOW)
+    infos = [make_info("org/real"), make_info("c/kid")]
+    registry.add_page(scan, infos, next_cursor=None, now=NOW)
+    infer(registry, scan, make_edge("c/kid", "org/real"), scope=["c/kid"])
+    mask = registry.redact("org/real", reason="r", now=NOW)
+    denied = Correction(
+        child="c/kid", parent="org/real", verdict="denied", reason="r", by="org/real"
+    )
+    assert registry.replace_corrections(begin(registry), [denied]) == []
+    assert registry.sql("SELECT child, parent, applied FROM corrections").fetchall() == [
+        ("c/kid", mask, True)
+    ]
+    assert registry.descendants(mask) == []
+
+
+def test_a_former_name_that_another_publisher_has_now_stays_theirs(registry: Registry) -> None:
+    scan = begin(registry)
+    registry.add_page(scan, [make_info("org/old", source_id="1")], next_cursor=None, now=NOW)
+    infos = [make_info("org/new", source_id="1"), make_info("org/old", source_id="2")]
+    registry.add_page(begin(registry), infos, next_cursor=None, now=NOW)
+    registry.redact("org/new", reason="r", now=NOW)
+    assert registry.describe("org/old")["source_id"] == "2"
+    assert registry.describe("org/old")["tombstone_reason"] is None
 
 
 def test_a_name_that_is_a_word_of_the_registry_takes_no_other_with_it(
