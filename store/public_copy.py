@@ -41,7 +41,8 @@ WITH direct AS (
     FROM internal.closure k GROUP BY k.ancestor
 ), asked AS (
     SELECT s.*, count(DISTINCT s.model) OVER (PARTITION BY s.judge, s.prompt_set) AS shared
-    FROM internal.scores s WHERE s.probe = 'selective_refusal' AND s.status = 'ok'
+    FROM internal.scores s JOIN internal.models m ON m.id = s.model AND m.revision = s.revision
+    WHERE s.probe = 'selective_refusal' AND s.status = 'ok'
 ), refusal AS (
     SELECT s.model AS id, s.value, s.ci_low, s.ci_high FROM asked s
     QUALIFY row_number() OVER (PARTITION BY s.model ORDER BY s.shared DESC,
