@@ -17,7 +17,6 @@ from .output import clean
 SUFFIXES = (".svg", ".png")
 _WIDTH, _ROW, _LEFT, _TOP = 720, 22, 250, 48
 _MOST = 1.25
-_TITLE = "share of selective refusal retained"
 _SCALE = 2
 """Pixels of a PNG a point, so that it is sharp on dense screens."""
 
@@ -53,7 +52,7 @@ Shape = Line | Dot | Text
 _INK, _GRID = "#335577", "#cccccc"
 
 
-def write_plot(path: Path, rows: Sequence[Mapping[str, Any]], *, release: str) -> None:
+def write_plot(path: Path, rows: Sequence[Mapping[str, Any]], *, title: str) -> None:
     """Draw groups into a file whose name says the format.
 
     Parameters
@@ -65,16 +64,16 @@ def write_plot(path: Path, rows: Sequence[Mapping[str, Any]], *, release: str) -
     ModelkinError : PNG without Pillow.
     """
     height = _TOP + _ROW * len(rows) + 30
-    shapes = list(shapes_of(rows, release=release, height=height))
+    shapes = list(shapes_of(rows, title=title, height=height))
     if path.suffix.lower() == ".png":
         write_png(path, shapes, height=height)
     else:
         path.write_text(as_svg(shapes, height=height), encoding="utf-8")
 
 
-def shapes_of(rows: Sequence[Mapping[str, Any]], *, release: str, height: int) -> Iterator[Shape]:
+def shapes_of(rows: Sequence[Mapping[str, Any]], *, title: str, height: int) -> Iterator[Shape]:
     """Everything that is drawn, from the back to the front."""
-    yield Text(at=(10, 20), words=_line(f"{release}: {_TITLE}"), size=14)
+    yield Text(at=(10, 20), words=_line(title), size=14)
     for share in (0.0, 0.25, 0.5, 0.75, 1.0):
         x, bottom = _x(share), height - 24
         yield Line(start=(x, _TOP - 12), end=(x, bottom), colour=_GRID)

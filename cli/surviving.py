@@ -48,7 +48,7 @@ def survival_command(
     for relation, form in found.declines.items():
         say(f"{relation}, by measured size of the change: {_form(form)}")
     if plot is not None:
-        write_plot(plot, rows, release=found.release)
+        write_plot(plot, rows, title=f"{found.release}: share of {probe} retained")
 
 
 def rows_of(found: SurvivalReport) -> list[dict[str, Any]]:

@@ -30,11 +30,11 @@ def judge_store(registry: Registry, *, scan: int, prompt_set: str, now: datetime
 
 
 def _left(registry: Registry, graded: Mapping[str, Graded], lineage: Lineage) -> Iterator[str]:
-    """Models with a finding against an ancestor without scores: it has a new commit, perhaps."""
+    """Models with a lasting finding against an ancestor without scores: a new commit, perhaps."""
     for found in registry.findings(kind=FINDING):
-        if found.ancestor not in graded and found.ancestor in lineage.ancestors.get(
-            found.model, ()
-        ):
+        line = lineage.ancestors.get(found.model, ())
+        lasting = found.status in ("new", "open")
+        if lasting and found.ancestor not in graded and found.ancestor in line:
             yield found.model
 
 

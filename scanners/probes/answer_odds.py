@@ -15,6 +15,8 @@ from typing import Any, Final
 from ...lineage.errors import TransientError
 from .backend import UnsupportedModel
 
+# Log odds of what is never said: a server may write any number.
+_NOTHING: Final = -1e3
 _SLACK: Final = 1e-3
 """How far rounding may bring probabilities above one."""
 
@@ -81,7 +83,7 @@ def _probabilities(rows: Sequence[tuple[Any, Any]]) -> Odds:
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if not isinstance(token, str) or not number or not value <= _SLACK:
             raise UnsupportedModel("the server's log probabilities are none")
-        found[token] = found.get(token, 0.0) + math.exp(min(value, 0.0))
+        found[token] = found.get(token, 0.0) + math.exp(min(max(value, _NOTHING), 0.0))
     if sum(found.values()) > 1.0 + _SLACK:
         raise UnsupportedModel("the server's probabilities sum to more than one")
     return found

@@ -120,6 +120,7 @@ def told(logprobs: object) -> bytes:
         {"content": [{"top_logprobs": [{"token": "a", "logprob": 3.0}]}]},
         {"content": [{"top_logprobs": [{"token": "a", "logprob": math.nan}]}]},
         {"content": [{"top_logprobs": [{"token": "a", "logprob": True}]}]},
+        {"content": [{"top_logprobs": [{"token": "a", "logprob": 10**400}]}]},
         {"content": [{"top_logprobs": [{"token": t, "logprob": -0.1} for t in "ab"]}]},
         {"top_logprobs": [None]},
     ],
