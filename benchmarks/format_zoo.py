@@ -18,7 +18,6 @@ import asyncio
 import hashlib
 import json
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections import defaultdict
@@ -33,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 from gguf_files import write_gguf
 from packers import PACKINGS, write_packed
+from stripped import verb
 
 from modelkin.lineage.infer.specimen import Specimen, specimen
 from modelkin.lineage.records import Relation
@@ -132,9 +132,8 @@ def add_candidates(zoo: Path, root: Path, *, easy: bool) -> None:
 
 def inferred(root: Path, store: Path) -> dict[str, tuple[str, str, Mapping[str, Any]]]:
     """`scan dir` and `infer` on the command line: (parent, relation, detail) by child."""
-    for verb in (["scan", "dir", str(root)], ["infer"]):
-        command = [sys.executable, "-m", "modelkin.cli", *verb, "--store", str(store)]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    verb("scan", "dir", str(root), "--no-infer", "--store", str(store))
+    verb("infer", "--store", str(store))
     with Registry.open(store, read_only=True) as registry:
         rows = registry.sql(
             "SELECT child, parent, relation, detail FROM v1.edges WHERE inferred"

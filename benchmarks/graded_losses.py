@@ -95,7 +95,8 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, help="draw what survived into this file")
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    hub, truth = asked.folder / "hub", asked.folder / "truth.json"
+    folder = asked.folder / f"seed-{asked.seed}"
+    hub, truth = folder / "hub", folder / "truth.json"
     if not truth.exists():
         began = time.perf_counter()
         made = grow(asked.seed)

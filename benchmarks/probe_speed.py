@@ -40,8 +40,12 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(1)
     found = load_prompt_set(asked.prompts)
-    prompts = replace(found, harmful=found.harmful * asked.copies, capability=())
-    prompts = replace(prompts, harmless=found.harmless * asked.copies)
+    prompts = replace(
+        found,
+        harmful=found.harmful * asked.copies,
+        harmless=found.harmless * asked.copies,
+        capability=(),
+    )
     texts = [*prompts.harmful, *prompts.harmless]
     backend = TransformersBackend.load(asked.folder, device="cpu")
     bare = bare_loop(asked.folder)

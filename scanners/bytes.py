@@ -115,6 +115,6 @@ class LocalBytes:
         return bytes(data) if count == len(data) else None
 
     def _read(self, begin: int, end: int) -> bytes:
-        with self._file.open("rb") as file:
+        with open(os.open(self._file, _OPENED), "rb") as file:
             file.seek(begin)
             return file.read(end - begin)

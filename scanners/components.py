@@ -50,8 +50,8 @@ async def with_components(
 
     Returns
     -------
-    The sketch, and what the first of them failed with that is damaged: it is left out, as is
-    silently one of a kind that is not decoded.
+    The sketch, and what the first of them failed with that is damaged, else the first of a kind
+    that is not decoded: they are left out.
 
     Raises
     ------
@@ -65,10 +65,10 @@ async def with_components(
         try:
             weights = await map_weights(source, bare, layout, traffic=own)
             part = await read_sketch(weights, traffic=own, spans=PART_SPANS)
-        except UnsupportedFormat:
-            continue
         except FormatError as error:
-            failed = failed or error
+            undecoded = isinstance(failed, UnsupportedFormat)
+            if failed is None or (undecoded and not isinstance(error, UnsupportedFormat)):
+                failed = error
             continue
         finally:
             traffic.add(requests=own.requests, size=own.bytes)

@@ -12,8 +12,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from ..lineage.architectures.remembered import remembered
 from ..lineage.records import Relation
+from ..lineage.remembered import remembered
 
 _STATED: Final = {
     "adapter": Relation.ADAPTER,

@@ -102,8 +102,11 @@ class Visitor:
             await self._follow(work, traffic)
             outcome, reason = Outcome.OK, None
             if work.blemish is not None:
-                # The weights were read all the same; what the card claims is not known.
-                outcome, reason = Outcome.MALFORMED, str(work.blemish)
+                # The weights were read all the same; what the card claims is not known, or a part
+                # beside them is not read.
+                undecoded = isinstance(work.blemish, UnsupportedFormat)
+                outcome = Outcome.OK if undecoded else Outcome.MALFORMED
+                reason = str(work.blemish)
                 work.stage = work.stage if work.blemish.path in work.files else "card"
                 work.failed = work.blemish
         except _NotSketched as end:

@@ -38,7 +38,7 @@ from importlib import resources
 from typing import Any
 
 from ..records import RoleKey
-from .remembered import remembered
+from ..remembered import remembered
 
 WRITERS = frozenset({"attn.o", "mlp.down"})
 """Roles of the matrices whose rows write to the residual stream."""

@@ -48,7 +48,8 @@ def tell_components(
     Returns
     -------
     `detail["components"]`: "same", "changed" (as many weights, other values), "replaced" (another
-    shape, or new) or "as in NODE". A `copy` with a component that is not the same is a `finetune`.
+    shape, or new), "as in NODE", or "absent" (not there, or not read). A `copy` with a component
+    that is not the same is a `finetune`.
     """
     held = {one.node: components_of(one) for one in models}
     if not any(held.values()):
@@ -68,11 +69,12 @@ Components = Mapping[str, Mapping[str, Block]]
 def _told(
     edge: InferredEdge, mine: Components, theirs: Components, first: Mapping[str, str]
 ) -> InferredEdge:
-    if not mine:
+    if not mine and not theirs:
         return edge
     told = {
         name: _verdict(edge.child, blocks, theirs.get(name), first) for name, blocks in mine.items()
     }
+    told |= dict.fromkeys(theirs.keys() - mine.keys(), "absent")
     relation = edge.relation
     if relation is Relation.COPY and set(told.values()) != {"same"}:
         relation = Relation.FINETUNE

@@ -24,7 +24,7 @@ from .specimen import Specimen, content_key
 
 RUNNERS = 3
 # Largest ratios with the true source that benchmarks/packed_null.py and the tests of K-quants saw:
-# 1.12 where weights are rounded to nearest on their grid (MXFP4; integers 1.00), and 3.24 where
+# 1.04 where weights are rounded to nearest on their grid (K-quants; MXFP4 1.02), and 3.24 where
 # errors are made up for by later columns (GPTQ) or scales are searched for (AWQ).
 ROUNDING_RATIO = 1.25
 SOLVED_RATIO = 4.0

@@ -13,7 +13,7 @@ from functools import cache, lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from ...lineage.codes import FP4, IQ4_NL, NF4
+from ...lineage.codes import FP4, IQ4_NL
 
 Float32 = NDArray[np.float32]
 
@@ -64,8 +64,8 @@ def pair_tables(codes: bytes, *, high_first: bool) -> tuple[Pairs, Pairs]:
 
 @cache
 def table(name: str) -> tuple[Float32, Float32]:
-    """Values and cell widths of FP4, NF4 or IQ4_NL, indexed by code."""
-    codes = np.array({"FP4": FP4, "NF4": NF4, "IQ4_NL": IQ4_NL}[name], dtype=np.float32)
+    """Values and cell widths of FP4 or IQ4_NL, indexed by code."""
+    codes = np.array({"FP4": FP4, "IQ4_NL": IQ4_NL}[name], dtype=np.float32)
     return codes, cell_widths(codes)
 
 

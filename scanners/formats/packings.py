@@ -8,9 +8,9 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ...lineage.architectures.remembered import remembered
 from ...lineage.errors import MalformedFile
 from ...lineage.records import TensorSpec
+from ...lineage.remembered import remembered
 from .base import Packing, Weight
 from .bnb_packed import MAX_BLOCK, BnbWeight, block_size
 from .column_packed import ColumnPacked

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from modelkin.lineage.architectures.remembered import LONGEST_KEPT, NAMES_KEPT, remembered
+from modelkin.lineage.remembered import LONGEST_KEPT, NAMES_KEPT, remembered
 
 
 def test_a_short_name_is_answered_once_and_a_long_one_anew() -> None:

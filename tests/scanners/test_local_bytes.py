@@ -63,3 +63,26 @@ def test_no_descriptor_stays_open(local: Path) -> None:
     asyncio.run(source.read(0, 8))
     held = [os.path.realpath(f"/proc/self/fd/{one}") for one in os.listdir("/proc/self/fd")]
     assert str(local.resolve()) not in held
+
+
+def test_bytes_in_memory_need_no_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "m.bin"
+    file.write_bytes(CONTENT)
+    try:
+        with file.open("rb") as held:
+            os.preadv(held.fileno(), [bytearray(8)], 0, os.RWF_NOWAIT)
+    except (AttributeError, OSError):
+        pytest.skip("this file system cannot tell what lies in memory")
+    monkeypatch.setattr(LocalBytes, "_read", None)
+    assert asyncio.run(LocalBytes(file, name="m.bin").read(0, 8)) == CONTENT[:8]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_a_pipe_in_the_place_of_a_file_holds_nobody_up(tmp_path: Path) -> None:
+    file = tmp_path / "m.bin"
+    file.write_bytes(CONTENT)
+    source = LocalBytes(file, name="m.bin")
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(OSError, match="seek"):
+        asyncio.run(source.read(0, 8))

@@ -14,9 +14,11 @@ from small_models import (
     CONFIG,
     Weights,
     coverage,
+    date_in_order,
     infer_once,
     rows_of,
     scan_once,
+    scan_served,
     tiny_weights,
     write_model,
 )
@@ -207,9 +209,25 @@ def test_a_part_of_no_known_kind_costs_only_itself(tmp_path: Path) -> None:
     save_file({"steps": torch.zeros(4, dtype=torch.int32)}, root / "bob/odd/aux/model.safetensors")
     scan_once(store, FolderSource(root))
     infer_once(store)
-    assert coverage(store, 1)["bob/odd"].outcome == "ok"
+    found = coverage(store, 1)["bob/odd"]
+    assert (found.outcome, found.path) == ("ok", "aux/model.safetensors")
+    assert found.reason
     ((relation, components),) = told_components(store).values()
     assert (relation, components) == ("copy", {"text_encoder": "same", "vae": "same"})
+
+
+def test_a_part_that_is_not_decoded_is_never_called_the_same(tmp_path: Path) -> None:
+    base = {"unet": (1, 0, 0.0), "text_encoder": (2, 0, 0.0), "vae": (3, 0, 0.0)}
+    root, store = tmp_path / "models", tmp_path / "store"
+    write_pipeline(root / "lab/pipe", base)
+    write_pipeline(root / "bob/odd", base)
+    (file,) = (root / "bob/odd/text_encoder").glob("*.safetensors")
+    save_file({"steps": torch.zeros(4, dtype=torch.int32)}, file)
+    date_in_order(root, "lab/pipe", "bob/odd")
+    scan_served(store, root)
+    infer_once(store)
+    ((relation, components),) = told_components(store).values()
+    assert (relation, components) == ("finetune", {"text_encoder": "absent", "vae": "same"})
 
 
 def test_a_damaged_part_is_said_and_the_pipeline_is_placed(pipelines: Path) -> None:

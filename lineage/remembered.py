@@ -1,4 +1,4 @@
-"""Answers about tensor names that are worked out once: the same names stand in most models."""
+"""Answers about names of tensors and files, worked out once: most models have the same names."""
 
 from __future__ import annotations
 
