@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from ..compute import Compute
-from .blends import find_blend
+from .blends import Blend, find_blend
 from .delta import Delta, compare
 from .geometry import Geometry, measure_geometry
 from .merges import Mixture, find_mixture
 from .order import family_order, later_copies
 from .path import Sample, take_sample
-from .specimen import Specimen
+from .specimen import Specimen, shared_matrices
 from .traits import Traits, measure_traits
 
 NEAREST = 12
@@ -188,7 +190,7 @@ def settle_mixtures(
 def _undated_blends(
     members: Sequence[Specimen], geometry: Geometry, known: set[int]
 ) -> dict[int, set[int]]:
-    """Merges by masks, with the members each is made of: they come after those.
+    """Merges by masks or by tensors, with the members each is made of: they come after those.
 
     Which member was the base cannot be told before the family is in order; that there was a merge
     can. None is taken as made of another.
@@ -201,9 +203,27 @@ def _undated_blends(
         ]
         blend = None if child in known else find_blend(child, near, members, geometry)
         # A stack can be read backwards: what two models left alone of a third makes up the third.
-        if blend is not None and blend.base is not None:
+        # An average cannot: solved for a parent, the merge is magnified.
+        if blend is not None and (blend.base is not None or _all_mixed(blend, child, members)):
             found[child] = set(blend.weights)
     return found
+
+
+def _all_mixed(blend: Blend, child: int, members: Sequence[Specimen]) -> bool:
+    """Whether every block of a merge by tensors is a mixture, and none one member's alone.
+
+    What a model shares with a copy of itself, of which other blocks were shuffled, is no sign of
+    a merge.
+    """
+    if blend.method == "passthrough":
+        return False
+    parts = [members[i].blocks for i in blend.weights]
+    for name in shared_matrices([members[child], *(members[i] for i in blend.weights)]):
+        own = members[child].blocks[name].values
+        equal = {bool(np.array_equal(part[name].values, own)) for part in parts}
+        if len(equal) > 1:
+            return False
+    return True
 
 
 def _is_later(one: Specimen, other: Specimen) -> bool:

@@ -179,6 +179,19 @@ def test_merges_of_the_same_two_are_not_made_of_each_other() -> None:
     assert all(one.rule == "merge" for name, one in decisions.items() if name[0] == "m")
 
 
+def test_a_merge_layer_by_layer_comes_after_its_parents_without_dates() -> None:
+    base = published(fresh(8))
+    a, b = (published(trained(base, seed=i)) for i in (50, 60))
+    mixed = {}
+    for at, name in enumerate(sorted(base)):
+        share = 0.3 + 0.4 * (at % 5) / 4
+        mixed[name] = merged([a, b], [share, 1 - share])[name]
+    family, decisions = placed({"base": base, "a": a, "b": b, "m": published(mixed)}, dated=False)
+    assert decisions["m"].rule == "blend"
+    assert parents(family, decisions["m"]) == {"a", "b"}
+    assert parents(family, decisions["a"]) == parents(family, decisions["b"]) == {"base"}
+
+
 def test_a_merge_dated_before_its_parents_is_no_merge_of_theirs() -> None:
     base = published(fresh(9))
     a, b = (published(trained(base, seed=i)) for i in (50, 60))
