@@ -27,7 +27,7 @@ def find_passthrough(
     """
     one = members[child]
     head = [c for c in candidates if _holds_equal(one, members[c], blocks)]
-    equal = {c: _equal_blocks(one, members[c], blocks) for c in head}
+    equal = {c: equal_blocks(one, members[c], blocks) for c in head}
     if set().union(*equal.values()) < set(blocks):
         return None
     picked: dict[int, set[str]] = {}
@@ -80,7 +80,8 @@ def _holds_equal(one: Specimen, other: Specimen, blocks: Sequence[str]) -> bool:
     return any(_equal_block(one.blocks[n], other.blocks[n], first=FIRST) for n in blocks)
 
 
-def _equal_blocks(one: Specimen, other: Specimen, blocks: Sequence[str]) -> set[str]:
+def equal_blocks(one: Specimen, other: Specimen, blocks: Sequence[str]) -> set[str]:
+    """The blocks that are equal, up to a cast."""
     return {n for n in blocks if _equal_block(one.blocks[n], other.blocks[n])}
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from ..compute import Compute
+from .blend_stack import equal_blocks
 from .blends import Blend, find_blend
 from .delta import Delta, compare
 from .geometry import Geometry, measure_geometry
@@ -210,20 +209,16 @@ def _undated_blends(
 
 
 def _all_mixed(blend: Blend, child: int, members: Sequence[Specimen]) -> bool:
-    """Whether every block of a merge by tensors is a mixture, and none one member's alone.
+    """Whether every block of a merge by tensors is a mixture, and none a copy of one member's.
 
     What a model shares with a copy of itself, of which other blocks were shuffled, is no sign of
     a merge.
     """
     if blend.method == "passthrough":
         return False
-    parts = [members[i].blocks for i in blend.weights]
-    for name in shared_matrices([members[child], *(members[i] for i in blend.weights)]):
-        own = members[child].blocks[name].values
-        equal = {bool(np.array_equal(part[name].values, own)) for part in parts}
-        if len(equal) > 1:
-            return False
-    return True
+    one, parts = members[child], [members[i] for i in blend.weights]
+    held = [equal_blocks(one, part, shared_matrices([one, *parts])) for part in parts]
+    return all(names == held[0] for names in held)
 
 
 def _is_later(one: Specimen, other: Specimen) -> bool:

@@ -192,6 +192,17 @@ def test_a_merge_layer_by_layer_comes_after_its_parents_without_dates() -> None:
     assert parents(family, decisions["a"]) == parents(family, decisions["b"]) == {"base"}
 
 
+def test_a_model_is_no_merge_of_its_shuffled_copy_and_a_near_model_without_dates() -> None:
+    base = published(fresh(8))
+    near, far = (trained(base, seed=50, size=size) for size in (0.001, 0.6))
+    tuned = published({name: (near if "mlp" in name else far)[name] for name in base})
+    models = {"base": base, "tuned": tuned, "shuffled": permuted(tuned, seed=20)}
+    models["other"] = published(trained(base, seed=60))
+    family, decisions = placed(models, dated=False)
+    assert "shuffled" not in parents(family, decisions["tuned"])
+    assert parents(family, decisions["shuffled"]) == {"tuned"}
+
+
 def test_a_merge_dated_before_its_parents_is_no_merge_of_theirs() -> None:
     base = published(fresh(9))
     a, b = (published(trained(base, seed=i)) for i in (50, 60))
