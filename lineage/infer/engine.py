@@ -20,7 +20,7 @@ from .placement import place, place_again, with_support
 from .specimen import Specimen, comparable_parts, content_key
 from .washing import find_sources
 
-CODE_VERSION = "infer-3"
+CODE_VERSION = "infer-4"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
