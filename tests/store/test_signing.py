@@ -94,6 +94,20 @@ def test_an_export_is_signed_beside_it(
         check_signature(out, key=keys.public)
 
 
+def test_an_encrypted_key_signs_with_its_password_alone(
+    run: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys, out = _keys(tmp_path / "locked", password=b"opens it"), tmp_path / "graph.dot"
+    words = ("export", "lab/base", "--to", "dot", "-o", out, "--sign-key", keys.private)
+    refused = run(*words, "--sign-password", "does not open it")
+    assert (refused.exit_code, "is not signed with" in refused.stderr) == (2, True)
+    assert run(*words, "--sign-password", "opens it").exit_code == 0
+    check_signature(out, key=keys.public)
+    monkeypatch.setenv("MODELKIN_SIGN_PASSWORD", "opens it")
+    assert run("dump", "--sign-key", keys.private).exit_code == 0
+    assert run("verify", "--signed-by", keys.public).exit_code == 0
+
+
 def test_the_tool_of_that_project_agrees(tmp_path: Path, keys: Keys) -> None:
     folder = tmp_path / "snapshot"
     folder.mkdir()
